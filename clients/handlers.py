@@ -1,0 +1,200 @@
+"""What a node answers, step by step. Each answer is a charged release or a public value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.node import Node, encode
+from fedpipe.data import Shard, Transform, commitment
+from fedpipe.data.profile import feature_counts
+from fedpipe.data.statistics import column_health, label_counts
+from fedpipe.errors import FederationError
+from fedpipe.federation import Reply, Request
+from fedpipe.federation.messages import decode_reply, encode_reply
+from fedpipe.federation.terms import RunTerms
+from fedpipe.ledger import Ledger, ReleaseId
+from fedpipe.learning import ModelDefinition
+from fedpipe.learning.score_histograms import ScoreBins, score_histograms
+from fedpipe.privacy import DpSgd, NoisyHistograms
+
+Histograms = Mapping[str, NDArray[np.int64]]
+
+
+def ingest(node: Node, request: Request) -> Reply:
+    """Accepts or refuses a run: reserves all that it may cost, and commits to the records.
+
+    The answer holds nothing observed: a keyed commitment, the schema version, the span's name.
+    """
+    terms = RunTerms.model_validate(request.values["terms"])
+    node.check(terms)
+    shard = node.shard(terms)
+    with node.open_ledger() as ledger:
+        ledger.reserve(
+            run_id=request.run_id,
+            client=node.name,
+            terms=terms.model_dump_json(),
+            terms_digest=terms.digest,
+            plan=terms.plan,
+            blocks=node.blocks(terms),
+            policy=node.policy.block_policy(terms.plan),
+        )
+    span = {"name": "undated", "commitment": commitment(shard, node.key)}
+    return Reply(client=node.name, values={"schema_version": terms.data_schema.version, "spans": [span]})
+
+
+def finish(node: Node, request: Request) -> Reply:
+    """Closes the run's claim: what was never released is free again."""
+    with node.open_ledger() as ledger:
+        ledger.close(request.run_id, node.name)
+    return Reply(client=node.name)
+
+
+def validate(node: Node, request: Request, terms: RunTerms) -> Reply:
+    """Counts labels by split, and records by the health of every column."""
+    shard = node.shard(terms)
+    randomness = node.randomness(terms.plan, request)
+    labels = {"labels": label_counts(shard, terms.data_schema)}
+    columns = {"columns": np.stack(column_health(shard, terms.data_schema))}
+    return Reply(
+        client=node.name,
+        arrays={
+            **_noisy(labels, _counting(terms, "labels"), randomness),
+            **_noisy(columns, _counting(terms, "columns"), randomness, rows=True),
+        },
+    )
+
+
+def preprocess(node: Node, request: Request, terms: RunTerms) -> Reply:
+    """Counts the values of every profiled column, over training records."""
+    frame = node.shard(terms).train.frame
+    counts = feature_counts(frame, terms.data_schema, terms.preprocess)
+    named = {f"column_{index}": count for index, count in enumerate(counts)}
+    randomness = node.randomness(terms.plan, request)
+    return Reply(client=node.name, arrays=_noisy(named, _counting(terms, "features"), randomness))
+
+
+def train(node: Node, request: Request, terms: RunTerms) -> Reply:
+    """Makes one round's DP-SGD steps and answers with their accumulated noisy sums."""
+    from fedpipe.learning.kernel import LocalTask, make_kernel
+
+    transform = Transform.model_validate(request.values["transform"])
+    records = encode(_part(node, terms, "train"), transform)
+    weights = np.asarray(request.arrays["weights"], dtype=np.float32)
+    randomness = node.randomness(terms.plan, request)
+    query = terms.plan.queries.get("training")
+    mechanism = query.mechanism if query else None
+    training = terms.training
+    if isinstance(mechanism, DpSgd):
+        batches = mechanism.sample(len(records.labels), randomness)
+        noise = mechanism.noise(weights.size, randomness)
+    else:
+        coins = (
+            randomness.bernoulli(training.sampling_probability, len(records.labels))
+            for _ in range(training.local_steps)
+        )
+        batches = [np.flatnonzero(coin).astype(np.int32) for coin in coins]
+        noise = np.zeros((training.local_steps, weights.size), dtype=np.float32)
+    task = LocalTask(
+        weights=weights,
+        features=records.features,
+        labels=records.labels,
+        batches=batches,
+        noise=noise,
+        clipping_norm=mechanism.clipping_norm if isinstance(mechanism, DpSgd) else None,
+        local_step_size=float(request.values["local_step_sizes"].get(node.name, 0.0)),
+    )
+    kernel = make_kernel(training.kernel, _definition(terms, transform))
+    return Reply(client=node.name, arrays={"sum": kernel.noisy_sums(task)})
+
+
+def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
+    """Scores the evaluation records and answers with noisy histograms of the scores."""
+    from fedpipe.learning.architectures import predict
+
+    transform = Transform.model_validate(request.values["transform"])
+    records = encode(_part(node, terms, "eval"), transform)
+    weights = np.asarray(request.arrays["weights"], dtype=np.float32)
+    scores = predict(_definition(terms, transform), weights, records.features)
+    bins = ScoreBins.model_validate(request.values["bins"])
+    histograms = score_histograms(scores, records.labels, bins)
+    randomness = node.randomness(terms.plan, request)
+    return Reply(client=node.name, arrays=_noisy(histograms, _counting(terms, "evaluation"), randomness))
+
+
+Release = Callable[[Node, Request, RunTerms], Reply]
+RELEASES: dict[str, Release] = {
+    "validate": validate,
+    "preprocess": preprocess,
+    "train": train,
+    "analyze": analyze,
+}
+
+
+def release(node: Node, request: Request) -> Reply:
+    """Answers a request of an accepted run: the stored reply if it was answered before, else a new charge.
+
+    The charge and the reply are durable before the reply is returned.
+
+    Raises:
+      FederationError: for an unknown step.
+      LedgerError, BudgetError: when the ledger refuses.
+    """
+    if request.step not in RELEASES:
+        raise FederationError(f"Expected one of {', '.join(RELEASES)}, found step {request.step!r}.")
+    identity = ReleaseId(
+        run_id=request.run_id,
+        client=node.name,
+        step=request.step,
+        server_round=request.server_round,
+        attempt=request.attempt,
+    )
+    with node.open_ledger() as ledger:
+        stored = ledger.stored_reply(identity, request.digest)
+        if stored is not None:
+            return decode_reply(stored)
+        return _release_new(ledger, identity, node, request)
+
+
+def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Request) -> Reply:
+    terms = RunTerms.model_validate_json(ledger.terms(request.run_id, node.name))
+    reply = RELEASES[request.step](node, request, terms)
+    ledger.commit(
+        identity, request_digest=request.digest, reply=encode_reply(reply), charged=terms.plan.private
+    )
+    return reply
+
+
+def _part(node: Node, terms: RunTerms, split: str) -> Shard:
+    return _labelled(node.shard(terms), split)
+
+
+def _labelled(shard: Shard, split: str) -> Shard:
+    return shard.labelled_train if split == "train" else shard.labelled_eval
+
+
+def _definition(terms: RunTerms, transform: Transform) -> ModelDefinition:
+    return ModelDefinition(
+        settings=terms.model, num_features=transform.num_features, num_classes=terms.data_schema.num_classes
+    )
+
+
+def _counting(terms: RunTerms, query: str) -> NoisyHistograms | None:
+    found = terms.plan.queries.get(query)
+    return found.mechanism if found and isinstance(found.mechanism, NoisyHistograms) else None
+
+
+def _noisy(
+    histograms: Histograms, mechanism: NoisyHistograms | None, randomness: Any, *, rows: bool = False
+) -> dict[str, NDArray[np.int64]]:
+    """Returns `histograms` released by `mechanism`, or as they are in a run without privacy.
+
+    With `rows`, each row of an array is a histogram of its own.
+    """
+    if mechanism is None:
+        return dict(histograms)
+    count = sum(len(histogram) if rows else 1 for histogram in histograms.values())
+    return mechanism.release(histograms, randomness, num_histograms=count)

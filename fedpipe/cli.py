@@ -1,0 +1,142 @@
+"""The `fedpipe` command. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedpipe import __version__
+from fedpipe.entry import run_command
+from fedpipe.simulate import simulate
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where everything is kept.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+DEFAULT_WORKSPACE = Path("fedpipe-workspace")
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Federated learning as a whole life cycle, with privacy budgets that anybody can recompute.",
+)
+run_app = typer.Typer(no_args_is_help=True, help="The paper trail of runs.")
+model_app = typer.Typer(no_args_is_help=True, help="Registered model versions.")
+config_app = typer.Typer(no_args_is_help=True, help="Configurations that come with fedpipe.")
+app.command()(simulate)
+app.add_typer(run_app, name="run")
+app.add_typer(model_app, name="model")
+app.add_typer(config_app, name="config")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"fedpipe {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Option(metavar="NAME[:VERSION]", help="A deployed model; the newest by default.")],
+    input_: Annotated[Path, typer.Option("--input", help="Records to predict: CSV, JSON lines or Parquet.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    json_: JsonOption = False,
+) -> None:
+    """Print a deployed model's predictions for a file of records."""
+    from server.predictions import predict_file
+
+    for row in predict_file(workspace, model, input_):
+        typer.echo(json.dumps(row) if json_ else ",".join(_cell(value) for value in row.values()))
+
+
+@run_app.command("list")
+def run_list(workspace: WorkspaceOption = DEFAULT_WORKSPACE, json_: JsonOption = False) -> None:
+    """List all runs, oldest first."""
+    from server.paper_trail import list_runs
+
+    _show(list_runs(workspace), json_)
+
+
+@run_app.command("show")
+def run_show(
+    run_id: Annotated[str, typer.Argument(help="As printed by `fedpipe run list`; `last` is the newest.")] = "last",
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    json_: JsonOption = False,
+) -> None:
+    """Show a run's steps, how long each took, and what they made."""
+    from server.paper_trail import show_run
+
+    run = show_run(workspace, run_id)
+    if json_:
+        typer.echo(json.dumps(run, indent=2))
+        return
+    steps, artifacts = run.pop("steps"), run.pop("artifacts")
+    for name, value in run.items():
+        typer.echo(f"{name:<12} {value}")
+    for rows in (steps, artifacts):
+        typer.echo()
+        _show(rows, False)
+
+
+@model_app.command("list")
+def model_list(workspace: WorkspaceOption = DEFAULT_WORKSPACE, json_: JsonOption = False) -> None:
+    """List all registered versions, oldest first."""
+    from server.paper_trail import list_models
+
+    _show(list_models(workspace), json_)
+
+
+@model_app.command("show")
+def model_show(
+    model: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version by default.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Show a version: privacy, metrics, columns and files, as JSON."""
+    from server.paper_trail import show_model
+
+    typer.echo(json.dumps(show_model(workspace, model), indent=2))
+
+
+@config_app.command("list")
+def config_list() -> None:
+    """List the configurations that come with fedpipe."""
+    from fedpipe.config import config_names, load_config
+
+    for name in config_names():
+        typer.echo(f"{name:<16} {load_config(name).description}")
+
+
+@config_app.command("show")
+def config_show(name: Annotated[str, typer.Argument(help="A configuration's name or file.")]) -> None:
+    """Print a configuration's file: a starting point for your own."""
+    from fedpipe.config import find_config
+
+    typer.echo(find_config(name).read_text(encoding="utf-8"), nl=False)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        typer.echo("none yet")
+        return
+    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    for row in cells:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Runs the `fedpipe` command."""
+    run_command(app, sys.argv[1:], name="fedpipe")

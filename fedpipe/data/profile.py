@@ -1,0 +1,183 @@
+"""What `preprocess` counts at clients, and the `Transform` that the coordinator fits to the sums.
+
+Numeric columns: a histogram over the declared range. Categories: a count for each public word
+or hash bucket. Every record falls into exactly one cell of each histogram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedpipe.data.cells import is_missing, normalize_cells, parse_numbers
+from fedpipe.data.hashing import hash_bucket
+from fedpipe.data.schema import CategoricalColumn, Column, NumericColumn, Schema, normalize_text
+from fedpipe.data.transform import Feature, HashedFeature, NumericFeature, Transform, VocabularyFeature
+
+Counts = NDArray[np.int64]
+
+
+class PreprocessSettings(BaseModel):
+    """How columns become model inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_bins: int = Field(16, ge=2, le=1024, description="Cells of a numeric column's private histogram.")
+    clip_deviations: float = Field(
+        4.0, gt=0, description="Standardised numbers are clipped to this many standard deviations."
+    )
+    min_count: float = Field(
+        10.0, ge=0, description="A category seen fewer times in all (after noise) is merged into OTHER."
+    )
+
+
+def profiled_columns(schema: Schema) -> dict[str, Column]:
+    """Returns the columns that cost a histogram, in order."""
+    return {name: column for name, column in schema.columns.items() if not _is_free(column)}
+
+
+def feature_counts(frame: pd.DataFrame, schema: Schema, settings: PreprocessSettings) -> list[Counts]:
+    """Returns one histogram per profiled column; the last cell counts what is unusable or OTHER."""
+    return [
+        _count(frame[name], column, schema.missing_tokens, settings)
+        for name, column in profiled_columns(schema).items()
+    ]
+
+
+def fit_transform(
+    counts: list[Counts],
+    schema: Schema,
+    settings: PreprocessSettings,
+    *,
+    noise_stddev: float,
+    num_records: float,
+) -> Transform:
+    """Returns the preprocessing that noisy sums of `feature_counts` support.
+
+    Args:
+      counts: sums over clients, one per profiled column.
+      noise_stddev: standard deviation of the noise in each cell of the sums.
+      num_records: estimate of the number of training records.
+    """
+    sums = dict(zip(profiled_columns(schema), counts, strict=True))
+    features = tuple(
+        _fit(name, column, sums.get(name), settings, noise_stddev, max(num_records, 1.0))
+        for name, column in schema.columns.items()
+    )
+    return Transform(features=features, missing_tokens=schema.missing_tokens)
+
+
+def _is_free(column: Column) -> bool:
+    return isinstance(column, NumericColumn) and column.normalize == "range"
+
+
+def _count(
+    cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...], settings: PreprocessSettings
+) -> Counts:
+    missing = is_missing(cells, missing_tokens)
+    if isinstance(column, NumericColumn):
+        size = settings.num_bins
+        numbers = parse_numbers(cells)
+        missing = missing | np.isnan(numbers)
+        position = (np.clip(numbers, column.minimum, column.maximum) - column.minimum) / _range(column)
+        cell = np.minimum(np.nan_to_num(position) * size, size - 1).astype(np.int64)
+    else:
+        size = _num_categories(column)
+        cell = normalize_cells(cells).map(_category_index(column)).to_numpy(dtype=np.int64)
+    return np.bincount(np.where(missing, size, cell), minlength=size + 1)
+
+
+def _num_categories(column: CategoricalColumn) -> int:
+    return column.hash_buckets or len(column.vocabulary)
+
+
+def _category_index(column: CategoricalColumn) -> Callable[[str], int]:
+    if column.hash_buckets:
+        num_buckets = column.hash_buckets
+        return lambda text: hash_bucket(text, num_buckets)
+    known = {normalize_text(word): index for index, word in enumerate(column.vocabulary)}
+    return lambda text: known.get(text, len(known))
+
+
+def _fit(
+    name: str,
+    column: Column,
+    counts: Counts | None,
+    settings: PreprocessSettings,
+    noise_stddev: float,
+    num_records: float,
+) -> Feature:
+    if isinstance(column, NumericColumn):
+        if counts is None:
+            center, scale = (column.minimum + column.maximum) / 2, _range(column) / 2
+            return NumericFeature(
+                column=name, lower=column.minimum, upper=column.maximum, center=center, scale=scale
+            )
+        num_valid = max(num_records - max(float(counts[-1]), 0.0), 0.05 * num_records)
+        return _fit_numeric(name, column, counts[:-1], settings, noise_stddev, num_valid)
+    if counts is None:
+        raise ValueError("Expected counts for every categorical column.")
+    # A cell that holds only noise exceeds two deviations once in 44 times.
+    kept = np.flatnonzero(counts[:-1] >= max(settings.min_count, 2 * noise_stddev))
+    if column.hash_buckets:
+        return HashedFeature(
+            column=name, num_buckets=column.hash_buckets, buckets=tuple(int(bucket) for bucket in kept)
+        )
+    return VocabularyFeature(column=name, words=tuple(normalize_text(column.vocabulary[i]) for i in kept))
+
+
+def _fit_numeric(
+    name: str,
+    column: NumericColumn,
+    counts: Counts,
+    settings: PreprocessSettings,
+    noise_stddev: float,
+    num_records: float,
+) -> NumericFeature:
+    """Returns mean and deviation from a noisy histogram, pulled towards the declared range.
+
+    Each moment is a weighted sum of cells, so its noise is known; it is averaged with that of a
+    uniform distribution over the range in proportion to their precisions. Without noise the
+    histogram decides, under heavy noise the declaration does.
+    """
+    middle, width = (column.minimum + column.maximum) / 2, _range(column)
+    edges = np.linspace(-width / 2, width / 2, len(counts) + 1)
+    points = (edges[:-1] + edges[1:]) / 2
+    offset = _shrunk_moment(counts, points, noise_stddev, num_records, prior=0.0, spread=width / 4)
+    offset = float(np.clip(offset, -width / 2, width / 2))
+    uniform = width**2 / 12
+    square = _shrunk_moment(counts, points**2, noise_stddev, num_records, prior=uniform, spread=uniform)
+    within_bin = (width / len(counts)) ** 2 / 12
+    variance = max(square - offset**2 - within_bin, (width / 40) ** 2)
+    center, scale = middle + offset, float(np.sqrt(variance))
+    reach = settings.clip_deviations * scale
+    return NumericFeature(
+        column=name,
+        lower=max(column.minimum, center - reach),
+        upper=min(column.maximum, center + reach),
+        center=center,
+        scale=scale,
+    )
+
+
+def _shrunk_moment(
+    counts: Counts,
+    values: NDArray[np.float64],
+    noise_stddev: float,
+    num_records: float,
+    *,
+    prior: float,
+    spread: float,
+) -> float:
+    estimate = float(counts @ values) / num_records
+    noise_variance = noise_stddev**2 * float(values @ values) / num_records**2
+    weight = spread**2 / (spread**2 + noise_variance)
+    return weight * estimate + (1 - weight) * prior
+
+
+def _range(column: NumericColumn) -> float:
+    return column.maximum - column.minimum

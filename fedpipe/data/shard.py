@@ -1,0 +1,98 @@
+"""One client's records: read, labelled, split and committed to, without leaving the client."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedpipe.data.cells import parse_labels
+from fedpipe.data.readers import read_table
+from fedpipe.data.schema import Schema
+
+UNDATED = "undated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A client's records as text, with the class and the split of each.
+
+    Attributes:
+      frame: n rows, the schema's columns.
+      labels: int64 (n,), the class number or -1 when unknown.
+      is_eval: bool (n,), true where the record belongs to the evaluation split.
+    """
+
+    frame: pd.DataFrame
+    labels: NDArray[np.int64]
+    is_eval: NDArray[np.bool_]
+
+    def select(self, rows: NDArray[np.bool_]) -> Shard:
+        """Returns the shard of the records where `rows` is true."""
+        return Shard(
+            frame=self.frame[rows].reset_index(drop=True), labels=self.labels[rows], is_eval=self.is_eval[rows]
+        )
+
+    @cached_property
+    def labelled_train(self) -> Shard:
+        """The records that may train."""
+        return self.select((self.labels >= 0) & ~self.is_eval)
+
+    @cached_property
+    def labelled_eval(self) -> Shard:
+        """The records that may evaluate."""
+        return self.select((self.labels >= 0) & self.is_eval)
+
+    @cached_property
+    def train(self) -> Shard:
+        """All records of the training split, labelled or not."""
+        return self.select(~self.is_eval)
+
+
+def open_shard(path: Path, schema: Schema, *, eval_fraction: float, split_key: bytes) -> Shard:
+    """Returns the records in `path`.
+
+    The split of a record is a keyed hash of its key (or of its whole content, when the schema
+    has no key), so it never changes with the file, its order or its other records, and equal
+    records are never on both sides.
+
+    Raises:
+      DataError: if the file does not fit the schema.
+    """
+    frame = read_table(path, schema)
+    identities = frame[schema.key] if schema.key else _contents(frame)
+    return Shard(
+        frame=frame,
+        labels=parse_labels(frame[schema.label.name], schema.label),
+        is_eval=_split(identities, eval_fraction, split_key),
+    )
+
+
+def commitment(shard: Shard, key: bytes) -> str:
+    """Returns an HMAC-SHA256 of the records, whatever their order: equal only for equal records.
+
+    Without `key` nothing about the records can be tested against it.
+    """
+    rows = sorted(hashlib.sha256(text.encode()).digest() for text in _contents(shard.frame))
+    return hmac.new(key, b"commitment:" + b"".join(rows), hashlib.sha256).hexdigest()
+
+
+def _contents(frame: pd.DataFrame) -> pd.Series[str]:
+    columns = [frame[name] for name in sorted(frame.columns)]
+    return columns[0].str.cat(columns[1:], sep="\x1f") if len(columns) > 1 else columns[0]
+
+
+def _split(identities: pd.Series[str], eval_fraction: float, key: bytes) -> NDArray[np.bool_]:
+    threshold = int(eval_fraction * 2**64)
+
+    def falls_in_eval(identity: str) -> bool:
+        digest = hmac.digest(key, b"split:" + identity.encode(), "sha256")
+        return int.from_bytes(digest[:8], "big") < threshold
+
+    return np.array([falls_in_eval(identity) for identity in identities], dtype=bool)

@@ -1,0 +1,48 @@
+"""What `validate` counts: labels per split, and the health of every column.
+
+Every record falls into exactly one cell of each histogram; the accounting of the noise
+(`NoisyHistograms`) relies on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedpipe.data.cells import is_missing, normalize_cells, out_of_range, parse_numbers
+from fedpipe.data.schema import Column, NumericColumn, Schema, normalize_text
+from fedpipe.data.shard import Shard
+
+HEALTH = ("valid", "missing", "out_of_range", "malformed")
+
+Counts = NDArray[np.int64]
+
+
+def label_counts(shard: Shard, schema: Schema) -> Counts:
+    """Returns int64 (2, num_classes + 1): [train, eval] x [class 0, ..., unknown]."""
+    classes = np.where(shard.labels < 0, schema.num_classes, shard.labels)
+    counts = np.zeros((2, schema.num_classes + 1), dtype=np.int64)
+    np.add.at(counts, (shard.is_eval.astype(int), classes), 1)
+    return counts
+
+
+def column_health(shard: Shard, schema: Schema) -> list[Counts]:
+    """Returns for every feature column, in order, int64 (4,): records by `HEALTH`."""
+    return [
+        np.bincount(_health(shard.frame[name], column, schema.missing_tokens), minlength=len(HEALTH))
+        for name, column in schema.columns.items()
+    ]
+
+
+def _health(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...]) -> NDArray[np.int64]:
+    missing = is_missing(cells, missing_tokens)
+    if isinstance(column, NumericColumn):
+        numbers = parse_numbers(cells)
+        malformed = np.isnan(numbers)
+        outside = out_of_range(numbers, column)
+    else:
+        malformed = np.zeros(len(cells), dtype=bool)
+        known = {normalize_text(word) for word in column.vocabulary}
+        outside = ~normalize_cells(cells).isin(known).to_numpy() if known else malformed
+    return np.select([missing, malformed, outside], [1, 3, 2], default=0)

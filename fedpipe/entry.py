@@ -1,0 +1,68 @@
+"""What every command line does first and last: find the right packages, show errors as one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from fedpipe.errors import ConfigError, FedpipeError
+
+SIBLINGS = ("clients", "server", "simulations")
+INTERRUPTED = 130
+
+
+def own_packages_first() -> None:
+    """Makes `clients`, `server` and `simulations` mean fedpipe's, whatever lies in the current folder.
+
+    `python -m` puts the current folder first on the path, and these names are common.
+    """
+    home = str(Path(__file__).resolve().parent.parent)
+    if home in sys.path:
+        sys.path.remove(home)
+    sys.path.insert(0, home)
+
+
+def check_packages() -> None:
+    """Raises ConfigError when another package stands in for one of fedpipe's own."""
+    home = Path(__file__).resolve().parent.parent
+    for name in SIBLINGS:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or origin.parent.parent != home:
+            raise ConfigError(
+                f"Expected package {name!r} beside fedpipe in {home}, found {origin or 'none'}: "
+                "rename that folder, or run from another one."
+            )
+
+
+def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
+    """Runs a typer app and exits: 0, 2 for bad input, 3 for a refused budget, 130 when interrupted."""
+    own_packages_first()
+    try:
+        check_packages()
+        code = app(args=list(arguments), prog_name=name, standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted. Nothing is lost: add --resume to go on.", INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail("interrupted. Nothing is lost: add --resume to go on.", INTERRUPTED)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see --help)", 2)
+    except FedpipeError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        _fail(f"Expected to read or write a file{where}, found: {error.strerror or error}.", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"fedpipe: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  the one line
+    sys.exit(code)

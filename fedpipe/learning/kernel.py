@@ -1,0 +1,58 @@
+"""Local training behind one interface: which code clips is a matter of speed, never of privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.vectors import Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTask:
+    """One client's work in one round. Everything private was drawn by the caller.
+
+    Attributes:
+      weights: float32 (num_parameters,), the round's starting point.
+      features: float32 (n, num_features); labels: int32 (n,), class numbers.
+      batches: for each local step, int32 row numbers (Poisson-sampled; may be empty).
+      noise: float32 (local_steps, num_parameters), added to each step's clipped sum.
+      clipping_norm: L2 bound of each example's gradient; None does not clip (not private).
+      local_step_size: what a step moves the local weights by, per unit of noisy sum.
+    """
+
+    weights: Vector
+    features: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    batches: Sequence[NDArray[np.int32]]
+    noise: NDArray[np.float32]
+    clipping_norm: float | None
+    local_step_size: float
+
+
+class Kernel(Protocol):
+    """Runs local DP-SGD steps; one compiled kernel serves all clients of a process."""
+
+    def noisy_sums(self, task: LocalTask) -> Vector:
+        """Returns the sum over local steps of (clipped gradient sum + noise): float32 (num_parameters,).
+
+        Each step starts from the weights that the earlier ones led to:
+        w_k = w_0 - local_step_size * (sum of the first k noisy sums). A gradient that is not
+        finite counts as zero.
+        """
+
+
+@lru_cache(maxsize=8)
+def make_kernel(name: str, definition: ModelDefinition) -> Kernel:
+    """Returns the process-wide kernel of that name for that architecture, compiled on first use."""
+    if name == "tensorflow_privacy":
+        from fedpipe.learning.tensorflow_privacy_kernel import TensorFlowPrivacyKernel
+
+        return TensorFlowPrivacyKernel(definition)
+    raise ValueError(f"Expected kernel 'tensorflow_privacy', found {name!r}.")

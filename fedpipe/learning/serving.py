@@ -1,0 +1,127 @@
+"""The deployed model: preprocessing and weights in one SavedModel, as TensorFlow Serving reads it.
+
+`serving_default` takes one string tensor (n, 1) per schema column, as cells of text, and returns
+`probability`: (n, 1) for two classes (of the positive one), else (n, num_classes). Nothing of
+fedpipe is needed to load it. Each rule here is the twin of one in `fedpipe.data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedpipe.data.cells import NUMBER_PATTERN
+from fedpipe.data.hashing import HASH_KEY
+from fedpipe.data.schema import normalize_text
+from fedpipe.data.transform import Feature, HashedFeature, NumericFeature, Transform, VocabularyFeature
+from fedpipe.learning.architectures import build_model, probabilities
+from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.tensorflow_runtime import tf
+from fedpipe.learning.vectors import Vector, unflatten
+
+
+def export_model(
+    directory: Path,
+    *,
+    transform: Transform,
+    definition: ModelDefinition,
+    weights: Vector,
+    class_names: tuple[str, ...],
+) -> None:
+    """Writes the SavedModel into `directory`."""
+    module = _ServedModel(transform, definition, weights, class_names)
+    specs = {name: tf.TensorSpec([None, 1], tf.string, name=name) for name in transform.columns}
+    signature = module.serve.get_concrete_function(specs)
+    tf.saved_model.save(module, str(directory), signatures={"serving_default": signature})
+
+
+def load_signature(directory: Path) -> Any:
+    """Returns the `serving_default` function of a SavedModel, and keeps the model alive with it."""
+    loaded = tf.saved_model.load(str(directory))
+    signature = loaded.signatures["serving_default"]
+    signature.owner = loaded
+    return signature
+
+
+def predict_frame(
+    signature: Any, frame: pd.DataFrame, columns: Sequence[str], *, batch_size: int = 4096
+) -> NDArray[np.float64]:
+    """Returns probabilities for records as text: float64 (n,) for two classes, else (n, num_classes)."""
+    parts = []
+    for start in range(0, len(frame), batch_size):
+        batch = frame.iloc[start : start + batch_size]
+        cells = {name: tf.constant(batch[name].to_numpy(dtype=object)[:, np.newaxis], tf.string) for name in columns}
+        parts.append(signature(**cells)["probability"].numpy().astype(np.float64))
+    scores = np.concatenate(parts)
+    return scores[:, 0] if scores.shape[1] == 1 else scores
+
+
+class _ServedModel(tf.Module):  # type: ignore[misc]
+    def __init__(
+        self, transform: Transform, definition: ModelDefinition, weights: Vector, class_names: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.model = build_model(definition)
+        self.model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in self.model.weights]))
+        self.class_names = tf.constant(class_names)
+        self._encoders = [_Encoder(feature, transform.missing_tokens) for feature in transform.features]
+
+    @tf.function(autograph=False)
+    def serve(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        encoded = [encoder(columns[encoder.column][:, 0]) for encoder in self._encoders]
+        return {"probability": probabilities(self.model(tf.concat(encoded, axis=1)))}
+
+
+class _Encoder(tf.Module):  # type: ignore[misc]
+    """One feature's cells, string (n,), to float32 (n, width)."""
+
+    def __init__(self, feature: Feature, missing_tokens: tuple[str, ...]) -> None:
+        super().__init__()
+        self.column = feature.column
+        self._feature = feature
+        self._missing = tf.constant([normalize_text(token) for token in missing_tokens], dtype=tf.string)
+        self._table = _position_table(feature)
+
+    def __call__(self, cells: tf.Tensor) -> tf.Tensor:
+        text = _normalize(cells)
+        missing = tf.reduce_any(text[:, tf.newaxis] == self._missing, axis=1)
+        if isinstance(self._feature, NumericFeature):
+            return _encode_numbers(self._feature, cells, missing)
+        if isinstance(self._feature, HashedFeature):
+            buckets = tf.strings.to_hash_bucket_strong(text, self._feature.num_buckets, key=list(HASH_KEY))
+            position = self._table.lookup(buckets)
+        else:
+            position = self._table.lookup(text)
+        other = tf.constant(self._feature.width - 1, tf.int64)
+        return tf.one_hot(tf.where(missing, other, position), self._feature.width)
+
+
+def _position_table(feature: Feature) -> tf.lookup.StaticHashTable | None:
+    if isinstance(feature, NumericFeature):
+        return None
+    keys: Any = feature.words if isinstance(feature, VocabularyFeature) else feature.buckets
+    key_type = tf.string if isinstance(feature, VocabularyFeature) else tf.int64
+    rows = tf.lookup.KeyValueTensorInitializer(
+        tf.constant(keys, key_type), tf.range(len(keys), dtype=tf.int64), key_type, tf.int64
+    )
+    return tf.lookup.StaticHashTable(rows, default_value=len(keys))
+
+
+def _normalize(cells: tf.Tensor) -> tf.Tensor:
+    text = tf.strings.lower(cells, encoding="utf-8")
+    text = tf.strings.regex_replace(text, r"[ \t\n\r\f\v]+", " ")
+    return tf.strings.regex_replace(text, r"^ | $", "")
+
+
+def _encode_numbers(feature: NumericFeature, cells: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+    text = tf.strings.strip(cells)
+    usable = tf.logical_and(tf.strings.regex_full_match(text, NUMBER_PATTERN), tf.logical_not(missing))
+    numbers = tf.strings.to_number(tf.where(usable, text, "0"), tf.float64)
+    clipped = tf.clip_by_value(numbers, feature.lower, feature.upper)
+    scaled = (clipped - feature.center) / feature.scale
+    return tf.cast(tf.where(usable, scaled, 0.0), tf.float32)[:, tf.newaxis]

@@ -1,0 +1,18 @@
+"""The one place that imports TensorFlow, quietly. Import it only where tensors are needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums on every machine
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import tensorflow as tf
+
+tf.get_logger().setLevel("ERROR")
+
+__all__ = ["tf"]

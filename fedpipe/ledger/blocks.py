@@ -1,0 +1,72 @@
+"""Blocks: what a budget belongs to. A record's block is a function of that record alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dp_accounting.dp_event import DpEvent
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedpipe.errors import PrivacyError
+from fedpipe.privacy import PrivacyPlan
+from fedpipe.privacy.accounting import ORDERS, renyi_budget, renyi_divergence, renyi_to_epsilon
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Block:
+    """One client's records of one span that fall into one split."""
+
+    client: str
+    span: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.client}/{self.span}/{self.split}"
+
+
+class BlockPolicy(BaseModel):
+    """What a block may spend in its lifetime, in the units of the ledger's filter.
+
+    One Renyi order is fixed when the block is created, with the divergence that converts to
+    (epsilon, delta) there; sums of divergences at that order compose even when later
+    mechanisms depend on earlier results (Feldman and Zrnic 2021, arXiv:2008.11193, Theorem 4.3).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    renyi_order: int = Field(ge=2)
+
+    @property
+    def renyi_budget(self) -> float:
+        """The divergence that the block may spend at `renyi_order`."""
+        return renyi_budget(self.epsilon, self.delta, self.renyi_order)
+
+
+def policy_for_runs(plan: PrivacyPlan, num_runs: int) -> BlockPolicy:
+    """Returns the tightest policy under which every block affords `num_runs` runs of `plan`."""
+    policies = [_policy(plan.events_of(split), num_runs, plan.delta) for split in plan.splits]
+    return max(policies, key=lambda policy: policy.epsilon)
+
+
+def policy_for_budget(epsilon: float, delta: float) -> BlockPolicy:
+    """Returns the policy of a lifetime budget, at the order that admits most Gaussian releases."""
+    order = max(ORDERS, key=lambda order: renyi_budget(epsilon, delta, order) / order)
+    policy = BlockPolicy(epsilon=epsilon, delta=delta, renyi_order=order)
+    if policy.renyi_budget <= 0:
+        raise PrivacyError(
+            f"Expected a lifetime budget that some release fits, found epsilon {epsilon:g} at delta {delta:g}: "
+            "raise either."
+        )
+    return policy
+
+
+def _policy(events: list[DpEvent], num_runs: int, delta: float) -> BlockPolicy:
+    def bound(order: int) -> float:
+        divergence = num_runs * sum(renyi_divergence(event, order) for event in events)
+        return renyi_to_epsilon(divergence, order, delta)
+
+    order = min(ORDERS, key=bound)
+    # A hair more than the sum, so that rounding cannot refuse the last run.
+    return BlockPolicy(epsilon=bound(order) * (1 + 1e-9), delta=delta, renyi_order=order)

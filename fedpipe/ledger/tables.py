@@ -1,0 +1,106 @@
+"""The tables of a ledger, and how its file is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Engine,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+)
+
+FORMAT_VERSION = "1"
+
+metadata = MetaData()
+
+info = Table("info", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("block", String, primary_key=True),
+    Column("client", String, nullable=False, index=True),
+    Column("span", String, nullable=False),
+    Column("split", String, nullable=False),
+    Column("privacy_unit", String, nullable=False),
+    Column("neighboring_relation", String, nullable=False),
+    Column("epsilon", Float, nullable=False),
+    Column("delta", Float, nullable=False),
+    Column("renyi_order", Integer, nullable=False),
+    Column("renyi_budget", Float, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+# A claim is one client's part of one run; `terms` is what the client agreed to.
+claims = Table(
+    "claims",
+    metadata,
+    Column("claim", String, primary_key=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("client", String, nullable=False),
+    Column("terms_digest", String, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+# What a claim may spend on a block by one query: `planned` releases of `event`, each costing
+# `divergence` at the block's order, of which `committed` were made.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("claim", String, ForeignKey("claims.claim"), primary_key=True),
+    Column("block", String, ForeignKey("blocks.block"), primary_key=True, index=True),
+    Column("query", String, primary_key=True),
+    Column("step", String, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("divergence", Float, nullable=False),
+    Column("planned", Integer, nullable=False),
+    Column("committed", Integer, nullable=False),
+)
+
+# What left a client. `reply` is dropped once the run has moved past its round.
+releases = Table(
+    "releases",
+    metadata,
+    Column("claim", String, ForeignKey("claims.claim"), primary_key=True),
+    Column("step", String, primary_key=True),
+    Column("server_round", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("request_digest", String, nullable=False),
+    Column("reply", LargeBinary, nullable=True),
+    Column("committed_at", String, nullable=False),
+)
+
+
+def open_engine(path: Path) -> Engine:
+    """Returns an engine on the SQLite file at `path`, created with mode 600; every commit is durable."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    # Our own BEGIN IMMEDIATE: admission reads and writes under one lock, so that two
+    # coordinators cannot both see the last of a budget as free.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

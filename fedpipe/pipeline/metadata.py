@@ -1,0 +1,276 @@
+"""The paper trail of every run, in ML Metadata over one SQLite file.
+
+    pipeline (context) <- run (context) <- one execution per try of a step
+                                        <- artifacts, joined to executions by INPUT and OUTPUT events
+
+Any tool that reads ML Metadata can follow the lineage. The file holds identifiers, digests and
+timings, no records and no updates; on privacy the ledger is the authority.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import ml_metadata
+from ml_metadata import ListOptions, OrderByField, proto
+
+from fedpipe.errors import ConfigError, WorkspaceError, nearest
+from fedpipe.pipeline import protos
+from fedpipe.pipeline.records import (
+    ArtifactFile,
+    ArtifactRecord,
+    ExecutionRecord,
+    ExecutionState,
+    RunRecord,
+    RunStatus,
+)
+
+_BY_ID = ListOptions(order_by=OrderByField.ID)
+_ABANDONED = "The process ended without recording an outcome."
+
+
+class MetadataStore:
+    """Records runs, executions and artifacts. Writers hold the workspace's lock, readers need none."""
+
+    def __init__(self, store: ml_metadata.MetadataStore) -> None:
+        """Use `open` or `open_existing`."""
+        self._store = store
+
+    @classmethod
+    def open(cls, path: Path) -> MetadataStore:
+        """Opens the store at `path` for a run; makes it, readable by its owner only, if it is missing.
+
+        Raises:
+            WorkspaceError: the folder is missing, or the file is no such store.
+        """
+        if not path.parent.is_dir():
+            raise WorkspaceError(
+                f"Expected the directory {path.parent} for {path.name}, found none. Create it first."
+            )
+        if not path.exists():
+            # SQLite gives the journals beside it the mode of the file.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        elif path.is_file():
+            path.chmod(0o600)
+        return cls(_connect(path))
+
+    @classmethod
+    def open_existing(cls, path: Path) -> MetadataStore:
+        """Opens the store at `path` for reading; creates nothing.
+
+        Raises:
+            WorkspaceError: the file is missing, or no such store.
+        """
+        if not path.is_file():
+            raise WorkspaceError(
+                f"Expected recorded runs in {path}, found none. Start one with fedpipe simulate."
+            )
+        return cls(_connect(path))
+
+    def create_run(
+        self,
+        run_id: str,
+        *,
+        pipeline: str,
+        config_digest: str,
+        created_at: datetime,
+        claim_id: str | None = None,
+    ) -> RunRecord:
+        """Records a new run as RUNNING.
+
+        Raises:
+            ConfigError: there is a run with this id.
+        """
+        if self._run_context(run_id) is not None:
+            raise ConfigError(f"Expected a new run id, found {run_id} recorded already. Choose another.")
+        run = proto.Context(name=run_id, type_id=self._store.put_context_type(protos.run_type(), True, True))
+        values = {"pipeline": pipeline, "config_digest": config_digest, "created_at": _iso(created_at)}
+        protos.set_values(run.properties, {**values, "status": "RUNNING", "claim_id": claim_id})
+        child, parent = self._store.put_contexts([run])[0], self._pipeline_id(pipeline)
+        self._store.put_parent_contexts([proto.ParentContext(child_id=child, parent_id=parent)])
+        return self.run(run_id)
+
+    def update_run(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus | None = None,
+        message: str | None = None,
+        claim_id: str | None = None,
+        epsilon: float | None = None,
+        delta: float | None = None,
+    ) -> RunRecord:
+        """Changes what is given, leaves the rest, and returns the run as it is then.
+
+        Raises:
+            ConfigError: no run has this id.
+        """
+        context = self._known_run_context(run_id)
+        protos.set_values(context.properties, {"status": status, "message": message, "claim_id": claim_id})
+        protos.set_values(context.custom_properties, {"epsilon": epsilon, "delta": delta})
+        self._store.put_contexts([context])
+        return protos.run_record(context)
+
+    def start_execution(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        fingerprint: str,
+        started_at: datetime,
+        inputs: Iterable[ArtifactRecord],
+    ) -> int:
+        """Records that a try of `step` has begun with `inputs`, and returns its id."""
+        type_id = self._store.put_execution_type(protos.execution_type(step), True, True)
+        execution = proto.Execution(type_id=type_id, last_known_state=proto.Execution.RUNNING)
+        values = {"run_id": run_id, "fingerprint": fingerprint, "started_at": _iso(started_at)}
+        protos.set_values(execution.properties, values)
+        edges = [
+            (0, None, protos.event(proto.Event.INPUT, artifact.name, artifact_id=artifact.id))
+            for artifact in inputs
+        ]
+        contexts = [self._known_run_context(run_id)]
+        return int(self._store.put_lineage_subgraph([execution], [], contexts, edges)[0][0])
+
+    def finish_execution(
+        self,
+        execution_id: int,
+        *,
+        state: ExecutionState,
+        duration_seconds: float,
+        message: str = "",
+        outputs: Sequence[ArtifactFile] = (),
+        payloads: Mapping[str, str] | None = None,
+    ) -> list[ArtifactRecord]:
+        """Records how a try ended and what it made, in place of older files at that path; all or nothing."""
+        [execution] = self._store.get_executions_by_id([execution_id])
+        execution.last_known_state = proto.Execution.State.Value(state)
+        values = {"message": message, "payloads": protos.payloads_text(payloads or {})}
+        protos.set_values(execution.properties, {**values, "duration_seconds": duration_seconds})
+        run_id = execution.properties["run_id"].string_value
+        made = [self._artifact(file, run_id=run_id, step=execution.type) for file in outputs]
+        edges = [
+            (0, index, protos.event(proto.Event.OUTPUT, file.name)) for index, file in enumerate(outputs)
+        ]
+        contexts = [self._known_run_context(run_id)]
+        self._store.put_lineage_subgraph([execution], [*made, *self._overwritten(outputs)], contexts, edges)
+        return self.outputs_of(execution_id)
+
+    def fail_abandoned(self) -> list[str]:
+        """Marks whatever is still RUNNING as FAILED, and returns the ids of these runs.
+
+        The caller holds the workspace's lock, so the processes that left them are dead.
+        """
+        for execution in self._store.get_executions(ListOptions(filter_query="last_known_state = RUNNING")):
+            execution.last_known_state = proto.Execution.FAILED
+            protos.set_values(execution.properties, {"message": _ABANDONED})
+            self._store.put_executions([execution])
+        abandoned = [run.run_id for run in self.runs() if run.status == "RUNNING"]
+        for run_id in abandoned:
+            self.update_run(run_id, status="FAILED", message=_ABANDONED)
+        return abandoned
+
+    def runs(self) -> list[RunRecord]:
+        """Returns all runs, oldest first."""
+        contexts = self._store.get_contexts_by_type(protos.RUN_TYPE)
+        return [protos.run_record(context) for context in sorted(contexts, key=_id)]
+
+    def run(self, run_id: str) -> RunRecord:
+        """Returns one run.
+
+        Raises:
+            ConfigError: no run has this id.
+        """
+        return protos.run_record(self._known_run_context(run_id))
+
+    def executions(self, run_id: str) -> list[ExecutionRecord]:
+        """Returns every try of every step of the run, in the order in which they began."""
+        context = self._known_run_context(run_id)
+        return [
+            protos.execution_record(each)
+            for each in self._store.get_executions_by_context(context.id, _BY_ID)
+        ]
+
+    def artifacts(self, run_id: str) -> list[ArtifactRecord]:
+        """Returns the run's artifacts, oldest first, without those that a later try has overwritten."""
+        context = self._known_run_context(run_id)
+        return _live(self._store.get_artifacts_by_context(context.id, _BY_ID))
+
+    def artifacts_of_type(self, type_name: str) -> list[ArtifactRecord]:
+        """Returns the artifacts of one type over all runs, oldest first, without overwritten ones."""
+        return _live(self._store.get_artifacts_by_type(type_name))
+
+    def inputs_of(self, execution_id: int) -> list[ArtifactRecord]:
+        """Returns the artifacts that an execution took."""
+        return self._artifacts_of(execution_id, proto.Event.INPUT)
+
+    def outputs_of(self, execution_id: int) -> list[ArtifactRecord]:
+        """Returns the artifacts that an execution made, overwritten or not."""
+        return self._artifacts_of(execution_id, proto.Event.OUTPUT)
+
+    def _artifacts_of(self, execution_id: int, kind: int) -> list[ArtifactRecord]:
+        events = self._store.get_events_by_execution_ids([execution_id])
+        ids = [event.artifact_id for event in events if event.type == kind]
+        artifacts = self._store.get_artifacts_by_id(ids) if ids else []
+        return [protos.artifact_record(artifact) for artifact in sorted(artifacts, key=_id)]
+
+    def _artifact(self, file: ArtifactFile, *, run_id: str, step: str) -> proto.Artifact:
+        type_id = self._store.put_artifact_type(protos.artifact_type(file.type_name), True, True)
+        return protos.new_artifact(file, type_id=type_id, run_id=run_id, step=step)
+
+    def _overwritten(self, outputs: Sequence[ArtifactFile]) -> list[proto.Artifact]:
+        """Returns the live artifacts whose files `outputs` replaced, marked as deleted."""
+        found = [artifact for file in outputs for artifact in self._store.get_artifacts_by_uri(file.uri)]
+        live = [artifact for artifact in found if artifact.state == proto.Artifact.LIVE]
+        for artifact in live:
+            artifact.state = proto.Artifact.DELETED
+        return live
+
+    def _pipeline_id(self, name: str) -> int:
+        type_id = self._store.put_context_type(protos.pipeline_type(), True, True)
+        found = self._store.get_context_by_type_and_name(protos.PIPELINE_TYPE, name)
+        return int(
+            found.id if found else self._store.put_contexts([proto.Context(name=name, type_id=type_id)])[0]
+        )
+
+    def _run_context(self, run_id: str) -> Any | None:
+        return self._store.get_context_by_type_and_name(protos.RUN_TYPE, run_id)
+
+    def _known_run_context(self, run_id: str) -> Any:
+        context = self._run_context(run_id)
+        if context is None:
+            known = [run.run_id for run in self.runs()]
+            hint = nearest(run_id, known) if known else "Nothing has run yet: start with fedpipe simulate."
+            raise ConfigError(f"Expected the id of a recorded run, found {run_id}. {hint}")
+        return context
+
+
+def _connect(path: Path) -> ml_metadata.MetadataStore:
+    # READWRITE even for readers: a journal left by a crash must be rolled back before anything is read.
+    config = proto.ConnectionConfig()
+    config.sqlite.filename_uri = str(path)
+    config.sqlite.connection_mode = proto.SqliteMetadataSourceConfig.READWRITE
+    try:
+        return ml_metadata.MetadataStore(config)
+    except RuntimeError as error:
+        raise WorkspaceError(
+            f"Expected an ML Metadata store in {path}, found a file that it cannot open. "
+            f"Restore it from a backup, or choose another workspace with --workspace."
+        ) from error
+
+
+def _live(artifacts: Iterable[Any]) -> list[ArtifactRecord]:
+    live = (artifact for artifact in artifacts if artifact.state == proto.Artifact.LIVE)
+    return [protos.artifact_record(artifact) for artifact in sorted(live, key=_id)]
+
+
+def _id(message: Any) -> int:
+    return int(message.id)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,33 @@
+"""One step of a pipeline: a plain function with the names of what it takes and makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A plain function of named inputs and outputs.
+
+    The runner calls `function(directory=..., **inputs)`. `directory` belongs to this step of
+    this run: large payloads (weights, a SavedModel, checkpoints) go there, the returned
+    artifacts are small. It may still hold what an earlier, failed try left behind, which is
+    how a step resumes from its own checkpoint. The names `<output>.json` in it are taken.
+
+    Whatever changes the result must stand in `settings`, in an input or in the module that
+    defines `function`: arguments bound with `functools.partial` are not part of the
+    fingerprint, so bind there only what leaves the result as it is (a progress bar, a grid).
+    """
+
+    name: str
+    function: Callable[..., Mapping[str, BaseModel]]
+    inputs: tuple[str, ...]
+    """Names of artifacts that earlier steps make."""
+    outputs: Mapping[str, type[BaseModel]]
+    """Name to type of each artifact; the class's name is its type in ML Metadata."""
+    settings: Mapping[str, Any]
+    """The part of the configuration that this step depends on, as JSON can hold it."""

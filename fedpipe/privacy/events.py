@@ -1,0 +1,108 @@
+"""What a release costs, described and not yet accounted: `DpEvent`s and their JSON.
+
+dp-accounting describes most mechanisms; the discrete Gaussian is ours. Events travel and
+are stored as versioned JSON, never as an epsilon alone, so that anybody can recompute it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from dp_accounting import dp_event
+from dp_accounting.dp_event import DpEvent
+
+from fedpipe.errors import PrivacyError
+
+FORMAT_VERSION = 1
+
+
+@attrs.frozen
+class DiscreteGaussianDpEvent(DpEvent):
+    """An integer changed by at most one, plus discrete Gaussian noise.
+
+    The noise takes the integer x with probability proportional to
+    exp(-x^2 / (2 noise_stddev^2)) (Canonne, Kamath, Steinke 2020, arXiv:2004.00010,
+    Definition 1). dp-accounting has its privacy loss distribution
+    (`from_discrete_gaussian_mechanism`, sensitivity 1) but no event for it.
+
+    Attributes:
+      noise_stddev: the parameter sigma of the noise, in counts; positive.
+    """
+
+    noise_stddev: float
+
+
+def event_to_json(event: DpEvent) -> dict[str, Any]:
+    """Returns the JSON form of `event`.
+
+    Raises:
+      PrivacyError: if fedpipe has no accounting for this kind of event.
+
+    >>> event_to_json(dp_event.GaussianDpEvent(1.5))
+    {'version': 1, 'type': 'Gaussian', 'noise_multiplier': 1.5}
+    """
+    return {"version": FORMAT_VERSION, **_encode(event)}
+
+
+def event_from_json(data: dict[str, Any]) -> DpEvent:
+    """Returns the event that `event_to_json` described.
+
+    Raises:
+      PrivacyError: if the version, the type or a field is unknown or not a valid number.
+    """
+    fields = dict(data)
+    version = fields.pop("version", None)
+    if version != FORMAT_VERSION:
+        raise PrivacyError(f"Expected an event of format version {FORMAT_VERSION}, found {version!r}.")
+    try:
+        return _decode(fields)
+    except (KeyError, TypeError) as error:
+        raise PrivacyError(f"Expected a complete privacy event, found fields {sorted(data)}.") from error
+
+
+def _encode(event: DpEvent) -> dict[str, Any]:
+    match event:
+        case dp_event.GaussianDpEvent():
+            return {"type": "Gaussian", "noise_multiplier": event.noise_multiplier}
+        case DiscreteGaussianDpEvent():
+            return {"type": "DiscreteGaussian", "noise_stddev": event.noise_stddev, "sensitivity": 1}
+        case dp_event.PoissonSampledDpEvent():
+            return {
+                "type": "PoissonSampled",
+                "sampling_probability": event.sampling_probability,
+                "event": _encode(event.event),
+            }
+        case dp_event.SelfComposedDpEvent():
+            return {"type": "SelfComposed", "count": event.count, "event": _encode(event.event)}
+        case dp_event.ComposedDpEvent():
+            return {"type": "Composed", "events": [_encode(inner) for inner in event.events]}
+    raise PrivacyError(f"Expected an event that fedpipe can account for, found {type(event).__name__}.")
+
+
+def _decode(fields: dict[str, Any]) -> DpEvent:
+    match fields["type"]:
+        case "Gaussian":
+            return dp_event.GaussianDpEvent(_positive(fields["noise_multiplier"]))
+        case "DiscreteGaussian" if fields["sensitivity"] == 1:
+            return DiscreteGaussianDpEvent(noise_stddev=_positive(fields["noise_stddev"]))
+        case "PoissonSampled":
+            probability = _positive(fields["sampling_probability"])
+            if probability > 1:
+                raise PrivacyError(f"Expected sampling_probability <= 1, found {probability}.")
+            return dp_event.PoissonSampledDpEvent(probability, _decode(fields["event"]))
+        case "SelfComposed":
+            count = fields["count"]
+            if not isinstance(count, int) or count < 1:
+                raise PrivacyError(f"Expected a count of 1 or more, found {count!r}.")
+            return dp_event.SelfComposedDpEvent(_decode(fields["event"]), count)
+        case "Composed":
+            return dp_event.ComposedDpEvent([_decode(inner) for inner in fields["events"]])
+    raise PrivacyError(f"Expected an event that fedpipe can account for, found {fields['type']!r}.")
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise PrivacyError(f"Expected a positive finite number in a privacy event, found {value!r}.")
+    return number

@@ -1,0 +1,116 @@
+"""The two mechanisms that touch records. Each owns its noise *and* its cost.
+
+Both protect one record (unit) against its addition or removal (neighbours). All fields are
+public constants: no field may be computed from a client's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from dp_accounting import dp_event
+from dp_accounting.dp_event import DpEvent
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedpipe.errors import PrivacyError
+from fedpipe.privacy.events import DiscreteGaussianDpEvent
+from fedpipe.privacy.randomness import Randomness
+
+Histogram = NDArray[np.int64]
+
+
+class NoisyHistograms(BaseModel):
+    """Integer histograms with discrete Gaussian noise in every cell.
+
+    Sensitivity: a record adds one to at most one cell of each histogram, so adding or removing
+    it changes at most `num_histograms` cells by one each; the noise of the cells is
+    independent, so the cost is that many discrete Gaussians of sensitivity 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["noisy_histograms"] = "noisy_histograms"
+    noise_stddev: float = Field(gt=0, allow_inf_nan=False)
+    num_histograms: int = Field(ge=1)
+
+    @property
+    def event(self) -> DpEvent:
+        """What one release costs."""
+        return dp_event.SelfComposedDpEvent(DiscreteGaussianDpEvent(self.noise_stddev), self.num_histograms)
+
+    @property
+    def num_releases(self) -> int:
+        """How often a plan makes this release."""
+        return 1
+
+    def release(
+        self, arrays: Mapping[str, Histogram], randomness: Randomness, *, num_histograms: int
+    ) -> dict[str, Histogram]:
+        """Returns `arrays` with independent noise in every cell.
+
+        Args:
+          arrays: exact counts that together hold `num_histograms` histograms, in each of which a
+            record counts at most once.
+          randomness: the client's own generator.
+          num_histograms: checked against the number that the cost is for.
+
+        Raises:
+          PrivacyError: if there are more histograms than the cost is for.
+        """
+        if num_histograms > self.num_histograms:
+            raise PrivacyError(
+                f"Expected at most {self.num_histograms} histograms as planned, found {num_histograms}."
+            )
+        noise = randomness.discrete_gaussian(self.noise_stddev, sum(array.size for array in arrays.values()))
+        parts = np.split(noise, np.cumsum([array.size for array in arrays.values()])[:-1])
+        return {
+            name: array.astype(np.int64) + part.reshape(array.shape)
+            for (name, array), part in zip(arrays.items(), parts, strict=True)
+        }
+
+
+class DpSgd(BaseModel):
+    """Poisson-sampled sums of clipped per-example gradients with Gaussian noise.
+
+    Abadi et al. 2016 (arXiv:1607.00133). Each of the `local_steps` of a round samples every
+    record independently with `sampling_probability`, clips each gradient to `clipping_norm`
+    (L2) and adds normal noise of standard deviation `noise_multiplier * clipping_norm` to every
+    coordinate of the *sum*. An empty batch still releases noise. Sums are float32: the analysis
+    is that of real numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["dp_sgd"] = "dp_sgd"
+    sampling_probability: float = Field(gt=0, le=1)
+    clipping_norm: float = Field(gt=0, allow_inf_nan=False)
+    noise_multiplier: float = Field(gt=0, allow_inf_nan=False)
+    num_rounds: int = Field(ge=1)
+    local_steps: int = Field(ge=1)
+
+    @property
+    def event(self) -> DpEvent:
+        """What one round's release costs."""
+        step = dp_event.PoissonSampledDpEvent(
+            self.sampling_probability, dp_event.GaussianDpEvent(self.noise_multiplier)
+        )
+        return dp_event.SelfComposedDpEvent(step, self.local_steps)
+
+    @property
+    def num_releases(self) -> int:
+        """How often a plan makes this release."""
+        return self.num_rounds
+
+    def sample(self, num_records: int, randomness: Randomness) -> list[NDArray[np.int32]]:
+        """Returns one Poisson batch of row numbers for each local step."""
+        coins = (randomness.bernoulli(self.sampling_probability, num_records) for _ in range(self.local_steps))
+        return [np.flatnonzero(coin).astype(np.int32) for coin in coins]
+
+    def noise(self, num_parameters: int, randomness: Randomness) -> NDArray[np.float32]:
+        """Returns noise of shape (local_steps, num_parameters)."""
+        normals = randomness.normal(self.local_steps * num_parameters)
+        scaled = normals * (self.noise_multiplier * self.clipping_norm)
+        return scaled.astype(np.float32).reshape(self.local_steps, num_parameters)

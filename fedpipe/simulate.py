@@ -1,0 +1,99 @@
+"""`python -m fedpipe.simulate`: the whole cycle on this machine, over simulated clients."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from fedpipe.entry import own_packages_first, run_command
+
+DEFAULT_CONFIG = "breast_cancer"
+
+
+def simulate(
+    config: Annotated[
+        Optional[str],  # noqa: UP045  typer reads it at run time on Python 3.10
+        typer.Option(help=f"Name of a configuration, or a YAML file. [default: {DEFAULT_CONFIG}]", show_default=False),
+    ] = None,
+    data: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="A data file or a folder of them, instead of the configuration's. Repeatable."),
+    ] = None,
+    workspace: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("fedpipe-workspace"),
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides a setting. Repeatable."),
+    ] = None,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0,
+            max=2**31 - 1,
+            help="Fixes population, split, initial weights and cohorts; never noise or sampling. [default: 0]",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What runs the Flower apps: in-process.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the workspace's last run.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Train, evaluate and deploy a model across simulated data owners, with a privacy certificate."""
+    given = any(value is not None for value in (config, data, set_, seed, engine))
+    request = None
+    if given or not resume:
+        request = _request(config or DEFAULT_CONFIG, data or [], set_ or [], seed or 0, engine)
+    _run(workspace, request, resume=resume, as_json=json_, quiet=quiet)
+
+
+def _request(name: str, data: list[Path], overrides: list[str], seed: int, engine: str | None):  # type: ignore[no-untyped-def]
+    from fedpipe.config import load_config
+    from simulations.population import check_sources
+    from simulations.run import SimulationRequest
+
+    engines = [f"federation.engine={engine}"] if engine is not None else []
+    config = load_config(name, [*overrides, *engines])
+    check_sources(config, data)
+    return SimulationRequest.make(config, data, seed)
+
+
+def _run(workspace: Path, request, *, resume: bool, as_json: bool, quiet: bool) -> None:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from fedpipe.ledger import utc_now
+    from fedpipe.pipeline import SilentProgress, Workspace
+    from fedpipe.terminal import print_summary, terminal_progress
+    from simulations import run
+
+    console = Console(stderr=True, quiet=quiet)
+    place = Workspace.open_existing(workspace) if resume else Workspace(workspace)
+    with place.lock(), terminal_progress(console) as shown:
+        progress = SilentProgress() if quiet else shown
+        if resume:
+            summary = run.resume(place, request, progress=progress)
+        else:
+            console.print("Preparing clients and loading TensorFlow ...", highlight=False)
+            summary = run.simulate(place, request, progress=progress, now=utc_now())
+    if as_json:
+        print(json.dumps(summary.model_dump(mode="json")))  # noqa: T201  the result itself
+    else:
+        print_summary(Console(quiet=quiet), summary)
+
+
+def main() -> None:
+    """Runs the command line of `python -m fedpipe.simulate`."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(simulate)
+    run_command(app, sys.argv[1:], name="python -m fedpipe.simulate")
+
+
+if __name__ == "__main__":
+    own_packages_first()
+    main()

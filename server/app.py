@@ -1,0 +1,46 @@
+"""The ServerApp: the whole cycle, over whatever clients Flower's Grid reaches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from fedpipe.config import parse_config
+from fedpipe.federation.flower_clients import FlowerClients
+from fedpipe.ledger import utc_now
+from fedpipe.pipeline import Progress, SilentProgress, Workspace
+from server.coordinator import RunRequest, run_cycle
+
+from flwr.app import Context  # isort: skip
+from flwr.serverapp import Grid, ServerApp  # isort: skip
+
+app = ServerApp()
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def shown_by(progress: Progress) -> Iterator[None]:
+    """Lets `progress` show what the app does; Flower's context carries plain values only."""
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs the cycle that `run_config` names; whoever started it holds the workspace's lock."""
+    settings = context.run_config
+    request = RunRequest(
+        config=parse_config(json.loads(str(settings["config"])), source="the run's configuration"),
+        workspace=Workspace(Path(str(settings["workspace"]))),
+        run_id=str(settings["run-id"]),
+        seed=int(settings["seed"]),
+        resume=bool(settings["resume"]),
+    )
+    run_cycle(request, FlowerClients(grid), progress=_progress.get() or SilentProgress(), clock=utc_now)

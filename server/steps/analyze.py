@@ -1,0 +1,67 @@
+"""Analyze: noisy score histograms of held-out records, and the metrics behind them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fedpipe.data import Transform
+from fedpipe.federation import Request
+from fedpipe.federation.messages import sum_arrays
+from fedpipe.learning.evaluation import better_than_chance, estimate_metrics
+from fedpipe.learning.score_curves import reliability_curve, roc_curve
+from fedpipe.learning.score_histograms import BINARY, ScoreBins
+from server.artifacts import Evaluation, Model, Spans, Statistics
+from server.steps.asking import Asker
+
+
+def analyze(
+    spans: Spans,
+    statistics: Statistics,
+    transform: Transform,
+    model: Model,
+    *,
+    directory: Path,
+    asker: Asker,
+    num_bins: int,
+    weights_directory: Path,
+    seed: int,
+) -> dict[str, Evaluation]:
+    """Returns the Evaluation: private estimates with intervals."""
+    bins = ScoreBins.around(_base_rate(statistics, asker.terms.data_schema.num_classes), num_bins)
+    weights = np.load(weights_directory / model.weights_file, allow_pickle=False)
+    replies = asker.ask(
+        Request(
+            run_id=asker.run_id,
+            step="analyze",
+            values={"transform": transform.model_dump(mode="json"), "bins": bins.model_dump(mode="json")},
+            arrays={"weights": weights},
+        )
+    )
+    sums = {name: sum_arrays(replies, name) for name in replies[0].arrays}
+    noise_stddev = asker.noise_stddev("evaluation")
+    metrics = estimate_metrics(
+        sums,
+        bins,
+        noise_stddev=noise_stddev,
+        num_clients=len(replies),
+        generator=np.random.default_rng(seed),
+    )
+    binary = sums.get(BINARY)
+    evaluation = Evaluation(
+        metrics=metrics,
+        better_than_chance=better_than_chance(metrics),
+        reliability=reliability_curve(binary, bins) if binary is not None else (),
+        roc=roc_curve(binary, bins) if binary is not None else (),
+        noise_stddev=noise_stddev * len(replies) ** 0.5,
+    )
+    return {"evaluation": evaluation}
+
+
+def _base_rate(statistics: Statistics, num_classes: int) -> float:
+    """Returns the rate of positives as `validate` saw it; the even rate for several classes."""
+    if num_classes > 2:
+        return 1 / num_classes
+    negative, positive, _ = (max(count, 1) for count in statistics.class_counts("train"))
+    return positive / (negative + positive)

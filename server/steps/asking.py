@@ -1,0 +1,29 @@
+"""What all steps that ask clients share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedpipe.federation import Clients, Reply, Request
+from fedpipe.federation.rounds import ask_cohort
+from fedpipe.federation.terms import RunTerms
+from fedpipe.privacy import NoisyHistograms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """A run's way to its clients."""
+
+    clients: Clients
+    run_id: str
+    terms: RunTerms
+
+    def ask(self, request: Request) -> list[Reply]:
+        """Returns the answers of all clients that gave one, or raises when they are too few."""
+        replies, _ = ask_cohort(self.clients, request, self.terms.training)
+        return replies
+
+    def noise_stddev(self, query: str) -> float:
+        """Returns the noise that each client adds to each cell of a counting query; 0 without privacy."""
+        found = self.terms.plan.queries.get(query)
+        return found.mechanism.noise_stddev if found and isinstance(found.mechanism, NoisyHistograms) else 0.0

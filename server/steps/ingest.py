@@ -1,0 +1,31 @@
+"""Ingest: offers the run's terms to every client and collects commitments to their records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedpipe.federation import Request
+from fedpipe.federation.rounds import ask_cohort
+from fedpipe.ledger.certificate import Commitment
+from server.artifacts import Spans
+from server.steps.asking import Asker
+
+
+def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
+    """Returns who takes part. Each client that accepts has reserved the whole run's cost by then."""
+    terms = asker.terms
+    request = Request(
+        run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
+    )
+    replies, refusals = ask_cohort(asker.clients, request, terms.training)
+    commitments = tuple(
+        Commitment(client=reply.client, span=span["name"], hmac_sha256=span["commitment"])
+        for reply in replies
+        for span in reply.values["spans"]
+    )
+    spans = Spans(
+        schema_version=terms.data_schema.version,
+        commitments=commitments,
+        refusals={refusal.client: refusal.reason for refusal in refusals},
+    )
+    return {"spans": spans}

@@ -1,0 +1,155 @@
+"""A simulated population: records divided among clients, each with a file and a key of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedpipe.config import Config
+from fedpipe.data.cells import parse_labels
+from fedpipe.data.readers import check_header, find_files, read_raw, select_columns
+from fedpipe.errors import ConfigError, DataError
+from fedpipe.files import write_atomically
+from simulations.datasets import load_dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedClient:
+    """One client: its name, its file and its key, as its node is told of them."""
+
+    name: str
+    source: Path
+    key_path: Path
+
+
+def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
+    """Returns the data files behind `--data`, with their headers checked; reads little.
+
+    Raises:
+      DataError, ConfigError: if there is nothing to read or it does not fit the schema.
+    """
+    if not paths:
+        if config.data.source is None:
+            raise ConfigError(f"Expected --data PATH, found none: configuration {config.name!r} brings no data.")
+        return []
+    files = find_files(paths)
+    for file in files:
+        check_header(file, config.data_schema)
+    if config.federation.partition == "file" and len(files) < 2:
+        raise ConfigError("Expected several files for federation.partition=file, found one.")
+    return files
+
+
+def make_population(
+    config: Config, files: Sequence[Path], *, directory: Path, seed: int
+) -> list[SimulatedClient]:
+    """Divides the records among clients and writes one file for each into `directory`.
+
+    `seed` fixes the division and the clients' keys, hence their splits.
+
+    Raises:
+      DataError: if there are no labelled records, or fewer records than clients.
+    """
+    shards = _divide(config, files, seed)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return [_write_client(name, frame, directory, seed) for name, frame in sorted(shards.items())]
+
+
+def _divide(config: Config, files: Sequence[Path], seed: int) -> dict[str, pd.DataFrame]:
+    settings, schema = config.federation, config.data_schema
+    tables = {file: select_columns(read_raw(file), schema, file.name) for file in files}
+    if not files:
+        frame = load_dataset(str(config.data.source))
+        tables = {Path(str(config.data.source)): select_columns(frame, schema, str(config.data.source))}
+    if settings.partition == "file":
+        return _named({file.stem: table for file, table in tables.items()})
+    frame = pd.concat(tables.values(), ignore_index=True)
+    labels = parse_labels(frame[schema.label.name], schema.label)
+    if not (labels >= 0).any():
+        raise DataError(
+            f"Expected labels {', '.join(schema.label.names)} in column {schema.label.name!r}, found none of them: "
+            "list their spellings under schema.label.classes."
+        )
+    if settings.partition == "column":
+        return _by_column(frame, schema.client_column)
+    if len(frame) < settings.num_clients:
+        raise DataError(
+            f"Expected at least one record for each of {settings.num_clients} clients, found {len(frame)} records: "
+            "lower federation.num_clients."
+        )
+    generator = np.random.default_rng(seed)
+    owner = _assign(labels, settings.partition, settings.num_clients, settings.dirichlet_alpha, generator)
+    width = len(str(settings.num_clients))
+    names = [f"client-{number + 1:0{width}d}" for number in range(settings.num_clients)]
+    return {
+        name: frame[owner == number].reset_index(drop=True)
+        for number, name in enumerate(names)
+        if (owner == number).any()
+    }
+
+
+def _by_column(frame: pd.DataFrame, column: str | None) -> dict[str, pd.DataFrame]:
+    if column is None or column not in frame.columns:
+        raise ConfigError(
+            "Expected schema.client_column to name a column for federation.partition=column, found "
+            f"{'none' if column is None else repr(column) + ', which the data lacks'}."
+        )
+    return _named({str(value): group for value, group in frame.groupby(column, sort=True)})
+
+
+def _named(shards: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    named = {_slug(name): frame.reset_index(drop=True) for name, frame in shards.items()}
+    if len(named) < len(shards):
+        raise DataError("Expected client names that differ in letters and digits, found two alike: rename one.")
+    return named
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
+
+
+def _assign(
+    labels: NDArray[np.int64], partition: str, num_clients: int, alpha: float, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Returns the client number of every record: int64 (n,)."""
+    if partition == "iid":
+        return generator.permutation(np.arange(len(labels)) % num_clients)
+    # Hsu, Qi, Brown 2019 (arXiv:1909.06335): each class is divided by Dirichlet weights of its own.
+    owner = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        weights = generator.dirichlet(np.full(num_clients, alpha))
+        owner[rows] = generator.choice(num_clients, size=len(rows), p=weights)
+    return owner
+
+
+def _write_client(name: str, frame: pd.DataFrame, directory: Path, seed: int) -> SimulatedClient:
+    client = SimulatedClient(
+        name=name, source=directory / f"{name}.parquet", key_path=directory / f"{name}.key"
+    )
+    _write_once(client.source, _parquet(frame))
+    _write_once(client.key_path, hashlib.sha256(f"fedpipe simulation {seed} {name}".encode()).digest())
+    return client
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    stream = io.BytesIO()
+    frame.to_parquet(stream, index=False)
+    return stream.getvalue()
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Writes `content` unless it is there: an unchanged file keeps its time."""
+    if path.exists() and path.read_bytes() == content:
+        os.chmod(path, 0o600)
+        return
+    write_atomically(path, lambda stream: stream.write(content))
