@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from clients import handlers
 from clients.node import Node
-from fedpipe.errors import DataError, FedpipeError
+from fedpipe.errors import BudgetError, DataError, FederationError, LedgerError, PrivacyError
 from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.flower_messages import message_to_request, reply_to_message
 
@@ -15,6 +15,9 @@ from flwr.app import Context, Message  # isort: skip
 from flwr.clientapp import ClientApp  # isort: skip
 
 logger = logging.getLogger(__name__)
+
+# Errors whose texts are functions of public values: of settings, plans, budgets and requests.
+TELLING = (BudgetError, LedgerError, FederationError, PrivacyError)
 
 app = ClientApp()
 
@@ -56,17 +59,17 @@ def finish(message: Message, context: Context) -> Message:
 
 
 def _answer(handler: Callable[[Node, Request], Reply], message: Message, context: Context) -> Message:
-    node = Node.from_config(context.node_config)
+    name = str(context.node_config.get("client", "unnamed"))
     answer: Reply | Refusal
     try:
-        answer = handler(node, message_to_request(message))
+        answer = handler(Node.from_config(context.node_config), message_to_request(message))
+    except TELLING as error:
+        answer = Refusal(client=name, reason=str(error), kind=type(error).__name__)
     except DataError:
         # What is wrong with records is for their owner's eyes.
-        logger.exception("%s could not read its records", node.name)
-        answer = Refusal(client=node.name, reason="its records do not fit the schema; its own log says why")
-    except FedpipeError as error:
-        answer = Refusal(client=node.name, reason=str(error), kind=type(error).__name__)
+        logger.exception("%s could not read its records", name)
+        answer = Refusal(client=name, reason="its records do not fit the schema; its own log says why")
     except Exception:
-        logger.exception("%s could not answer", node.name)
-        answer = Refusal(client=node.name, reason="the client failed; its own log says why")
+        logger.exception("%s could not answer", name)
+        answer = Refusal(client=name, reason="the client failed; its own log says why")
     return reply_to_message(answer, message)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from clients.node import Node, encode
-from fedpipe.data import Shard, Transform, commitment
+from clients.node import Encoded, Node, encode
+from fedpipe.data import Transform, commitment
 from fedpipe.data.profile import feature_counts
 from fedpipe.data.statistics import column_health, label_counts
-from fedpipe.errors import FederationError
+from fedpipe.errors import FederationError, PrivacyError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.messages import decode_reply, encode_reply
 from fedpipe.federation.terms import RunTerms
-from fedpipe.ledger import Ledger, ReleaseId
-from fedpipe.learning import ModelDefinition
+from fedpipe.learning import ModelDefinition, TrainingSettings
 from fedpipe.learning.score_histograms import ScoreBins, score_histograms
-from fedpipe.privacy import DpSgd, NoisyHistograms
+from fedpipe.ledger import Ledger, ReleaseId
+from fedpipe.privacy import DpSgd, NoisyHistograms, Randomness
+
+if TYPE_CHECKING:
+    from fedpipe.learning.kernel import LocalTask
 
 Histograms = Mapping[str, NDArray[np.int64]]
 
@@ -29,8 +33,8 @@ def ingest(node: Node, request: Request) -> Reply:
 
     The answer holds nothing observed: a keyed commitment, the schema version, the span's name.
     """
-    terms = RunTerms.model_validate(request.values["terms"])
-    node.check(terms)
+    terms = _offered(request)
+    node.accept(terms)
     shard = node.shard(terms)
     with node.open_ledger() as ledger:
         ledger.reserve(
@@ -44,6 +48,15 @@ def ingest(node: Node, request: Request) -> Reply:
         )
     span = {"name": "undated", "commitment": commitment(shard, node.key)}
     return Reply(client=node.name, values={"schema_version": terms.data_schema.version, "spans": [span]})
+
+
+def _offered(request: Request) -> RunTerms:
+    try:
+        return RunTerms.model_validate(request.values["terms"])
+    except (KeyError, ValidationError) as error:
+        raise FederationError(
+            "Expected the terms of a run, found something else: do both sides run the same fedpipe?"
+        ) from error
 
 
 def finish(node: Node, request: Request) -> Reply:
@@ -62,8 +75,8 @@ def validate(node: Node, request: Request, terms: RunTerms) -> Reply:
     return Reply(
         client=node.name,
         arrays={
-            **_noisy(labels, _counting(terms, "labels"), randomness),
-            **_noisy(columns, _counting(terms, "columns"), randomness, rows=True),
+            **_noisy(terms, "labels", labels, randomness),
+            **_noisy(terms, "columns", columns, randomness, rows=True),
         },
     )
 
@@ -74,41 +87,50 @@ def preprocess(node: Node, request: Request, terms: RunTerms) -> Reply:
     counts = feature_counts(frame, terms.data_schema, terms.preprocess)
     named = {f"column_{index}": count for index, count in enumerate(counts)}
     randomness = node.randomness(terms.plan, request)
-    return Reply(client=node.name, arrays=_noisy(named, _counting(terms, "features"), randomness))
+    return Reply(client=node.name, arrays=_noisy(terms, "features", named, randomness))
 
 
 def train(node: Node, request: Request, terms: RunTerms) -> Reply:
     """Makes one round's DP-SGD steps and answers with their accumulated noisy sums."""
-    from fedpipe.learning.kernel import LocalTask, make_kernel
+    from fedpipe.learning.kernel import make_kernel
 
     transform = Transform.model_validate(request.values["transform"])
-    records = encode(_part(node, terms, "train"), transform)
+    records = encode(node.shard(terms).labelled_train, transform)
+    task = _local_task(node, request, terms, records)
+    kernel = make_kernel(terms.training.kernel, _definition(terms, transform))
+    return Reply(client=node.name, arrays={"sum": kernel.noisy_sums(task)})
+
+
+def _local_task(node: Node, request: Request, terms: RunTerms, records: Encoded) -> LocalTask:
+    from fedpipe.learning.kernel import LocalTask
+
     weights = np.asarray(request.arrays["weights"], dtype=np.float32)
     randomness = node.randomness(terms.plan, request)
-    query = terms.plan.queries.get("training")
-    mechanism = query.mechanism if query else None
-    training = terms.training
-    if isinstance(mechanism, DpSgd):
+    mechanism = _mechanism(terms, "training", DpSgd)
+    if mechanism is None:
+        batches = _batches_without_privacy(terms.training, len(records.labels), randomness)
+        noise = np.zeros((terms.training.local_steps, weights.size), dtype=np.float32)
+    else:
         batches = mechanism.sample(len(records.labels), randomness)
         noise = mechanism.noise(weights.size, randomness)
-    else:
-        coins = (
-            randomness.bernoulli(training.sampling_probability, len(records.labels))
-            for _ in range(training.local_steps)
-        )
-        batches = [np.flatnonzero(coin).astype(np.int32) for coin in coins]
-        noise = np.zeros((training.local_steps, weights.size), dtype=np.float32)
-    task = LocalTask(
+    return LocalTask(
         weights=weights,
         features=records.features,
         labels=records.labels,
         batches=batches,
         noise=noise,
-        clipping_norm=mechanism.clipping_norm if isinstance(mechanism, DpSgd) else None,
+        clipping_norm=mechanism.clipping_norm if mechanism else None,
         local_step_size=float(request.values["local_step_sizes"].get(node.name, 0.0)),
     )
-    kernel = make_kernel(training.kernel, _definition(terms, transform))
-    return Reply(client=node.name, arrays={"sum": kernel.noisy_sums(task)})
+
+
+def _batches_without_privacy(
+    training: TrainingSettings, num_records: int, randomness: Randomness
+) -> list[NDArray[np.int32]]:
+    coins = (
+        randomness.bernoulli(training.sampling_probability, num_records) for _ in range(training.local_steps)
+    )
+    return [np.flatnonzero(coin).astype(np.int32) for coin in coins]
 
 
 def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
@@ -116,13 +138,13 @@ def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
     from fedpipe.learning.architectures import predict
 
     transform = Transform.model_validate(request.values["transform"])
-    records = encode(_part(node, terms, "eval"), transform)
+    records = encode(node.shard(terms).labelled_eval, transform)
     weights = np.asarray(request.arrays["weights"], dtype=np.float32)
     scores = predict(_definition(terms, transform), weights, records.features)
     bins = ScoreBins.model_validate(request.values["bins"])
     histograms = score_histograms(scores, records.labels, bins)
     randomness = node.randomness(terms.plan, request)
-    return Reply(client=node.name, arrays=_noisy(histograms, _counting(terms, "evaluation"), randomness))
+    return Reply(client=node.name, arrays=_noisy(terms, "evaluation", histograms, randomness))
 
 
 Release = Callable[[Node, Request, RunTerms], Reply]
@@ -168,32 +190,37 @@ def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Reque
     return reply
 
 
-def _part(node: Node, terms: RunTerms, split: str) -> Shard:
-    return _labelled(node.shard(terms), split)
-
-
-def _labelled(shard: Shard, split: str) -> Shard:
-    return shard.labelled_train if split == "train" else shard.labelled_eval
-
-
 def _definition(terms: RunTerms, transform: Transform) -> ModelDefinition:
     return ModelDefinition(
         settings=terms.model, num_features=transform.num_features, num_classes=terms.data_schema.num_classes
     )
 
 
-def _counting(terms: RunTerms, query: str) -> NoisyHistograms | None:
+MechanismType = TypeVar("MechanismType", DpSgd, NoisyHistograms)
+
+
+def _mechanism(terms: RunTerms, query: str, kind: type[MechanismType]) -> MechanismType | None:
+    """Returns what protects a query: None only in a run that the owner lets happen without privacy.
+
+    Raises:
+      PrivacyError: a private plan has no such mechanism for the query.
+    """
+    if not terms.plan.private:
+        return None
     found = terms.plan.queries.get(query)
-    return found.mechanism if found and isinstance(found.mechanism, NoisyHistograms) else None
+    if found is None or not isinstance(found.mechanism, kind):
+        raise PrivacyError(f"Expected a plan that charges {query} by {kind.__name__}, found none.")
+    return found.mechanism
 
 
 def _noisy(
-    histograms: Histograms, mechanism: NoisyHistograms | None, randomness: Any, *, rows: bool = False
+    terms: RunTerms, query: str, histograms: Histograms, randomness: Randomness, *, rows: bool = False
 ) -> dict[str, NDArray[np.int64]]:
-    """Returns `histograms` released by `mechanism`, or as they are in a run without privacy.
+    """Returns `histograms` released as the plan says, or as they are in a run without privacy.
 
     With `rows`, each row of an array is a histogram of its own.
     """
+    mechanism = _mechanism(terms, query, NoisyHistograms)
     if mechanism is None:
         return dict(histograms)
     count = sum(len(histogram) if rows else 1 for histogram in histograms.values())

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError
 
+from clients.division import Division, hold_division
+from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, open_shard
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Request
+from fedpipe.federation.flower_messages import NAME_PATTERN
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import sha256
-from fedpipe.ledger import Block, BlockPolicy, Ledger, policy_for_budget, policy_for_runs
+from fedpipe.ledger import Block, Ledger
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
+MIN_KEY_BYTES = 16
 
-class NodePolicy(BaseModel):
-    """What the owner allows. A coordinator cannot change any of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lifetime_epsilon: float | None = Field(None, gt=0, description="Lifetime budget of a new block.")
-    lifetime_delta: float = Field(1e-5, gt=0, lt=1, description="Delta of that budget.")
-    lifetime_runs: int | None = Field(
-        None, ge=1, description="Alternatively: a new block affords this many runs like its first (simulations)."
-    )
-    allow_not_private: bool = Field(False, description="Whether runs without privacy may read the records.")
-    seed: int | None = Field(None, description="Seed for plans with seeded randomness (tests); None refuses them.")
-
-    def block_policy(self, plan: PrivacyPlan) -> BlockPolicy:
-        """Returns the budget of a block that `plan` is the first to use."""
-        if self.lifetime_epsilon is not None:
-            return policy_for_budget(self.lifetime_epsilon, self.lifetime_delta)
-        if self.lifetime_runs is not None and plan.private:
-            return policy_for_runs(plan, self.lifetime_runs)
-        return policy_for_budget(1.0, 1e-5)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +35,9 @@ class Node:
     """Where a data owner keeps things. The key never leaves; its file is readable by the owner only."""
 
     name: str
-    source: Path
-    key_path: Path
-    ledger_path: Path
+    source: Path = field(repr=False)
+    key_path: Path = field(repr=False)
+    ledger_path: Path = field(repr=False)
     policy: NodePolicy
 
     @classmethod
@@ -58,23 +45,50 @@ class Node:
         """Returns the node that Flower's `node_config` describes.
 
         Raises:
-          FederationError: if an entry is missing.
+          FederationError: if an entry is missing or malformed.
         """
         try:
-            return cls(
-                name=str(config["client"]),
+            name = str(config["client"])
+            node = cls(
+                name=name,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
                 ledger_path=Path(str(config["ledger"])),
-                policy=NodePolicy.model_validate(json.loads(str(config["policy"]))),
+                policy=NodePolicy.model_validate_json(str(config["policy"])),
             )
         except KeyError as error:
-            raise FederationError(f"Expected an entry {error} in the node's configuration, found none.") from error
+            raise FederationError(
+                f"Expected an entry {error} in the node's configuration, found none: add it."
+            ) from error
+        except ValidationError as error:
+            raise FederationError("Expected the node's policy as JSON, found something else.") from error
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise FederationError(
+                "Expected a client name of letters, digits, '.', '_' and '-', found another."
+            )
+        return node
 
     @property
     def key(self) -> bytes:
-        """The secret behind splits and commitments."""
-        return self.key_path.read_bytes()
+        """The secret behind splits and commitments.
+
+        Raises:
+          FederationError: it is too short to be one.
+        """
+        key = self.key_path.read_bytes()
+        if len(key) < MIN_KEY_BYTES:
+            raise FederationError(f"Expected a node key of {MIN_KEY_BYTES} bytes or more, found {len(key)}.")
+        return key
+
+    def accept(self, terms: RunTerms) -> None:
+        """Checks `terms` against everything that the owner holds to.
+
+        Raises:
+          LedgerError: the policy does not allow them, or they would move records to other blocks.
+        """
+        self.policy.check(terms)
+        if terms.plan.private:
+            hold_division(self.key_path.with_suffix(".division.json"), Division.of(terms))
 
     def shard(self, terms: RunTerms) -> Shard:
         """Returns the node's records as `terms` read them; kept in memory between requests."""
@@ -83,31 +97,40 @@ class Node:
         return _shard(self.source, stamp, terms.data_schema.model_dump_json(), terms.eval_fraction, self.key)
 
     def blocks(self, terms: RunTerms) -> list[Block]:
-        """Returns the blocks that the node's records fall into."""
-        return [Block(client=self.name, span="undated", split=split) for split in terms.plan.splits]
+        """Returns the blocks that `terms` charge; a run without privacy has nothing to charge."""
+        splits = terms.plan.splits if terms.plan.private else ()
+        return [Block(client=self.name, span="undated", split=split) for split in splits]
 
     def randomness(self, plan: PrivacyPlan, request: Request) -> Randomness:
         """Returns the generator for one release: the system's, or a seeded one where the owner allows it."""
         if plan.randomness == "secure":
             return SecureRandomness()
         if self.policy.seed is None:
-            raise LedgerError("Expected secure randomness, found a plan with a seeded generator: refused by policy.")
+            raise LedgerError("Expected secure randomness, found a seeded plan: refused by policy.")
         identity = f"{self.name}/{request.step}/{request.server_round}/{request.attempt}"
         return SeededRandomness([self.policy.seed, int(sha256(identity.encode())[:12], 16)])
 
-    def open_ledger(self) -> Ledger:
-        """Returns the ledger of the node's data store."""
-        return Ledger(self.ledger_path)
+    @contextmanager
+    def open_ledger(self) -> Iterator[Ledger]:
+        """Opens the ledger of the node's data store.
 
-    def check(self, terms: RunTerms) -> None:
-        """Raises LedgerError when the owner's policy does not allow `terms`."""
-        if not terms.plan.private and not self.policy.allow_not_private:
-            raise LedgerError("Expected a private plan, found privacy.enabled=false: refused by policy.")
+        Raises:
+          LedgerError: it refuses, or cannot be used. Where it lies and what ails it is the owner's
+            business, and goes to her log.
+        """
+        try:
+            with Ledger(self.ledger_path) as ledger:
+                yield ledger
+        except LedgerError as error:
+            if str(self.ledger_path) not in str(error):
+                raise
+            logger.exception("%s cannot use its ledger", self.name)
+            raise LedgerError("Expected a usable ledger, found none; the node's own log says why.") from None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Encoded:
-    """Labelled records as model inputs: float32 (n, num_features) and int32 (n,)."""
+    """Labelled records as model inputs: float32 (n, num_features) and int32 (n,). Its repr shows none."""
 
     features: NDArray[np.float32]
     labels: NDArray[np.int32]
@@ -115,7 +138,7 @@ class Encoded:
 
 def encode(shard: Shard, transform: Transform) -> Encoded:
     """Returns `shard`'s records as model inputs; kept in memory for the rounds of a run."""
-    return _encode(_ByIdentity(shard), transform.model_dump_json())
+    return _encode(shard, transform.model_dump_json())
 
 
 @lru_cache(maxsize=2048)
@@ -123,20 +146,7 @@ def _shard(path: Path, _stamp: str, schema: str, eval_fraction: float, key: byte
     return open_shard(path, Schema.model_validate_json(schema), eval_fraction=eval_fraction, split_key=key)
 
 
-@dataclass(frozen=True, eq=False)
-class _ByIdentity:
-    """A shard as a cache key: the object itself, not its content."""
-
-    shard: Shard
-
-    def __hash__(self) -> int:
-        return id(self.shard)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.shard is other.shard
-
-
 @lru_cache(maxsize=4096)
-def _encode(key: _ByIdentity, transform: str) -> Encoded:
-    features = Transform.model_validate_json(transform).encode(key.shard.frame)
-    return Encoded(features=features, labels=key.shard.labels.astype(np.int32))
+def _encode(shard: Shard, transform: str) -> Encoded:
+    features = Transform.model_validate_json(transform).encode(shard.frame)
+    return Encoded(features=features, labels=shard.labels.astype(np.int32))

@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they would show local variables, records among them
     help="Federated learning as a whole life cycle, with privacy budgets that anybody can recompute.",
 )
 run_app = typer.Typer(no_args_is_help=True, help="The paper trail of runs.")
@@ -41,7 +42,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Option(metavar="NAME[:VERSION]", help="A deployed model; the newest by default.")],
+    model: Annotated[
+        str, typer.Option(metavar="NAME[:VERSION]", help="A deployed model; the newest by default.")
+    ],
     input_: Annotated[Path, typer.Option("--input", help="Records to predict: CSV, JSON lines or Parquet.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     json_: JsonOption = False,
@@ -63,7 +66,9 @@ def run_list(workspace: WorkspaceOption = DEFAULT_WORKSPACE, json_: JsonOption =
 
 @run_app.command("show")
 def run_show(
-    run_id: Annotated[str, typer.Argument(help="As printed by `fedpipe run list`; `last` is the newest.")] = "last",
+    run_id: Annotated[
+        str, typer.Argument(help="As printed by `fedpipe run list`; `last` is the newest.")
+    ] = "last",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     json_: JsonOption = False,
 ) -> None:
@@ -116,6 +121,14 @@ def config_show(name: Annotated[str, typer.Argument(help="A configuration's name
     from fedpipe.config import find_config
 
     typer.echo(find_config(name).read_text(encoding="utf-8"), nl=False)
+
+
+@config_app.command("reference")
+def config_reference() -> None:
+    """Print every setting with its type, default and meaning, as Markdown."""
+    from fedpipe.config_reference import configuration_reference
+
+    typer.echo(configuration_reference(), nl=False)
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -13,6 +13,7 @@ import click
 from fedpipe.errors import ConfigError, FedpipeError
 
 SIBLINGS = ("clients", "server", "simulations")
+DATABASES = ("sqlite3", "sqlalchemy", "ml_metadata")
 INTERRUPTED = 130
 
 
@@ -46,10 +47,8 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
     try:
         check_packages()
         code = app(args=list(arguments), prog_name=name, standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("interrupted. Nothing is lost: add --resume to go on.", INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail("interrupted. Nothing is lost: add --resume to go on.", INTERRUPTED)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("interrupted. Nothing is lost: --resume goes on with a run.", INTERRUPTED)
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see --help)", 2)
     except FedpipeError as error:
@@ -60,7 +59,18 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         _fail(f"Expected to read or write a file{where}, found: {error.strerror or error}.", 2)
+    except Exception as error:
+        if not _is_from_database(error):
+            raise
+        # SQLAlchemy adds the statement and its values, which are nobody's business.
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        _fail(f"Expected to read or write a database of the workspace, found: {reason}.", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_from_database(error: Exception) -> bool:
+    """Whether SQLite, SQLAlchemy or ML Metadata raised `error`; importing them to ask would be slow."""
+    return any(kind.__module__.partition(".")[0] in DATABASES for kind in type(error).__mro__)
 
 
 def _fail(message: str, code: int) -> NoReturn:

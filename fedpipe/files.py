@@ -13,7 +13,7 @@ from typing import IO, Any
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
     """Makes `path` hold exactly what `write` wrote, or leaves what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_directory(path.parent)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -26,6 +26,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: 
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def make_private_directory(directory: Path) -> None:
+    """Makes `directory` and its missing parents, closed to other users."""
+    if not directory.is_dir():
+        make_private_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from fedpipe.entry import own_packages_first, run_command
+
+if TYPE_CHECKING:
+    from simulations.run import SimulationRequest
 
 DEFAULT_CONFIG = "breast_cancer"
 
@@ -17,7 +20,9 @@ DEFAULT_CONFIG = "breast_cancer"
 def simulate(
     config: Annotated[
         Optional[str],  # noqa: UP045  typer reads it at run time on Python 3.10
-        typer.Option(help=f"Name of a configuration, or a YAML file. [default: {DEFAULT_CONFIG}]", show_default=False),
+        typer.Option(
+            help=f"Name of a configuration, or a YAML file. [default: {DEFAULT_CONFIG}]", show_default=False
+        ),
     ] = None,
     data: Annotated[
         Optional[list[Path]],  # noqa: UP045
@@ -33,7 +38,7 @@ def simulate(
         typer.Option(
             min=0,
             max=2**31 - 1,
-            help="Fixes population, split, initial weights and cohorts; never noise or sampling. [default: 0]",
+            help="Fixes population, split and initial weights; never noise or sampling. [default: 0]",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +58,9 @@ def simulate(
     _run(workspace, request, resume=resume, as_json=json_, quiet=quiet)
 
 
-def _request(name: str, data: list[Path], overrides: list[str], seed: int, engine: str | None):  # type: ignore[no-untyped-def]
+def _request(
+    name: str, data: list[Path], overrides: list[str], seed: int, engine: str | None
+) -> SimulationRequest:
     from fedpipe.config import load_config
     from simulations.population import check_sources
     from simulations.run import SimulationRequest
@@ -64,7 +71,9 @@ def _request(name: str, data: list[Path], overrides: list[str], seed: int, engin
     return SimulationRequest.make(config, data, seed)
 
 
-def _run(workspace: Path, request, *, resume: bool, as_json: bool, quiet: bool) -> None:  # type: ignore[no-untyped-def]
+def _run(
+    workspace: Path, request: SimulationRequest | None, *, resume: bool, as_json: bool, quiet: bool
+) -> None:
     from rich.console import Console
 
     from fedpipe.ledger import utc_now
@@ -76,7 +85,7 @@ def _run(workspace: Path, request, *, resume: bool, as_json: bool, quiet: bool) 
     place = Workspace.open_existing(workspace) if resume else Workspace(workspace)
     with place.lock(), terminal_progress(console) as shown:
         progress = SilentProgress() if quiet else shown
-        if resume:
+        if resume or request is None:
             summary = run.resume(place, request, progress=progress)
         else:
             console.print("Preparing clients and loading TensorFlow ...", highlight=False)
@@ -89,7 +98,8 @@ def _run(workspace: Path, request, *, resume: bool, as_json: bool, quiet: bool) 
 
 def main() -> None:
     """Runs the command line of `python -m fedpipe.simulate`."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    # Typer's own tracebacks show local variables: records, keys and updates among them.
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(simulate)
     run_command(app, sys.argv[1:], name="python -m fedpipe.simulate")
 

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
 from rich.table import Table
 
 from fedpipe.reports.summary import RunSummary
@@ -56,7 +65,9 @@ def terminal_progress(console: Console) -> Iterator[TerminalProgress]:
 def print_summary(console: Console, summary: RunSummary) -> None:
     """Shows what a run came to: privacy first, then quality, then where things are."""
     console.print()
-    console.print(f"Model {summary.model_version}, from {summary.num_clients} clients", style="bold", highlight=False)
+    console.print(
+        f"Model {summary.model_version}, from {summary.num_clients} clients", style="bold", highlight=False
+    )
     console.print(privacy_line(summary), highlight=False)
     console.print(_metrics_table(summary))
     for warning in summary.warnings:

@@ -41,6 +41,5 @@ def main(grid: Grid, context: Context) -> None:
         workspace=Workspace(Path(str(settings["workspace"]))),
         run_id=str(settings["run-id"]),
         seed=int(settings["seed"]),
-        resume=bool(settings["resume"]),
     )
     run_cycle(request, FlowerClients(grid), progress=_progress.get() or SilentProgress(), clock=utc_now)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.data import Transform
-from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, PrivacyStatement
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.evaluation import Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
+from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, PrivacyStatement
 
 
 class _Artifact(BaseModel):
@@ -57,7 +58,7 @@ class Statistics(_Artifact):
 
     def total_noise_stddev(self, num_cells: int) -> float:
         """Returns the noise of a sum of `num_cells` label cells over all clients."""
-        return self.label_noise_stddev * float(num_cells * len(self.label_counts)) ** 0.5
+        return self.label_noise_stddev * math.sqrt(num_cells * len(self.label_counts))
 
 
 class Anomaly(_Artifact):

@@ -8,7 +8,7 @@ from typing import Any
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.pipeline import MetadataStore, Workspace
 from server.artifacts import ModelVersion
-from server.coordinator import model_versions
+from server.registry import model_versions
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def list_models(root: Path) -> list[dict[str, Any]]:
             "auc": version.metrics.auc.estimate,
             "created": version.created_at[:19],
         }
-        for version in model_versions(*reversed(_open(root)))
+        for version in _versions(root)
     ]
 
 
@@ -92,7 +92,7 @@ def find_model(root: Path, reference: str) -> ModelVersion:
       ConfigError: if there is none.
     """
     name, _, number = reference.partition(":")
-    versions = model_versions(*reversed(_open(root)))
+    versions = _versions(root)
     named = [version for version in versions if version.name == name]
     if not named:
         names = {version.name for version in versions}
@@ -105,6 +105,11 @@ def find_model(root: Path, reference: str) -> ModelVersion:
         numbers = ", ".join(str(version.version) for version in named)
         raise ConfigError(f"Expected a version of {name!r} among {numbers}, found {number!r}.")
     return chosen[-1]
+
+
+def _versions(root: Path) -> list[ModelVersion]:
+    workspace, metadata = _open(root)
+    return model_versions(metadata, workspace)
 
 
 def _open(root: Path) -> tuple[Workspace, MetadataStore]:

@@ -25,7 +25,8 @@ def predict_file(root: Path, reference: str, source: Path) -> Iterator[dict[str,
     path = Workspace.open_existing(root).models_dir / version.name / str(version.version)
     if not path.is_dir():
         raise WorkspaceError(
-            f"Expected {version.name}:{version.version} at {path}, found nothing: its run did not reach deploy."
+            f"Expected {version.name}:{version.version} at {path}, found nothing: "
+            "its run did not reach deploy; go on with it by --resume."
         )
     from fedpipe.learning.serving import load_signature, predict_frame
 

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.config import Config
+from fedpipe.config import Config, FederationSettings
 from fedpipe.data.cells import parse_labels
 from fedpipe.data.readers import check_header, find_files, read_raw, select_columns
 from fedpipe.errors import ConfigError, DataError
-from fedpipe.files import write_atomically
+from fedpipe.files import make_private_directory, write_atomically
 from simulations.datasets import load_dataset
 
 
@@ -37,15 +37,20 @@ def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
     Raises:
       DataError, ConfigError: if there is nothing to read or it does not fit the schema.
     """
-    if not paths:
-        if config.data.source is None:
-            raise ConfigError(f"Expected --data PATH, found none: configuration {config.name!r} brings no data.")
-        return []
+    partition = config.federation.partition
+    if partition == "column" and config.data_schema.client_column is None:
+        raise ConfigError(
+            "Expected schema.client_column for federation.partition=column, found none: name the column."
+        )
+    if not paths and config.data.source is None:
+        raise ConfigError(f"Expected --data PATH, found none: configuration {config.name!r} brings no data.")
     files = find_files(paths)
     for file in files:
         check_header(file, config.data_schema)
-    if config.federation.partition == "file" and len(files) < 2:
-        raise ConfigError("Expected several files for federation.partition=file, found one.")
+    if partition == "file" and len(files) < 2:
+        raise ConfigError(
+            f"Expected two files or more for federation.partition=file, found {len(files)}: add --data PATH."
+        )
     return files
 
 
@@ -60,56 +65,64 @@ def make_population(
       DataError: if there are no labelled records, or fewer records than clients.
     """
     shards = _divide(config, files, seed)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_directory(directory)
     return [_write_client(name, frame, directory, seed) for name, frame in sorted(shards.items())]
 
 
 def _divide(config: Config, files: Sequence[Path], seed: int) -> dict[str, pd.DataFrame]:
     settings, schema = config.federation, config.data_schema
-    tables = {file: select_columns(read_raw(file), schema, file.name) for file in files}
+    tables = [(file.stem, select_columns(read_raw(file), schema, file.name)) for file in files]
     if not files:
-        frame = load_dataset(str(config.data.source))
-        tables = {Path(str(config.data.source)): select_columns(frame, schema, str(config.data.source))}
-    if settings.partition == "file":
-        return _named({file.stem: table for file, table in tables.items()})
-    frame = pd.concat(tables.values(), ignore_index=True)
+        source = str(config.data.source)
+        tables = [(source, select_columns(load_dataset(source), schema, source))]
+    frame = pd.concat([table for _, table in tables], ignore_index=True)
     labels = parse_labels(frame[schema.label.name], schema.label)
     if not (labels >= 0).any():
         raise DataError(
-            f"Expected labels {', '.join(schema.label.names)} in column {schema.label.name!r}, found none of them: "
-            "list their spellings under schema.label.classes."
+            f"Expected labels {', '.join(schema.label.names)} in column {schema.label.name!r}, "
+            "found none of them: list their spellings under schema.label.classes."
         )
+    if settings.partition == "file":
+        return _named(tables)
     if settings.partition == "column":
         return _by_column(frame, schema.client_column)
+    return _at_random(frame, labels, settings, np.random.default_rng(seed))
+
+
+def _at_random(
+    frame: pd.DataFrame,
+    labels: NDArray[np.int64],
+    settings: FederationSettings,
+    generator: np.random.Generator,
+) -> dict[str, pd.DataFrame]:
     if len(frame) < settings.num_clients:
         raise DataError(
-            f"Expected at least one record for each of {settings.num_clients} clients, found {len(frame)} records: "
-            "lower federation.num_clients."
+            f"Expected at least one record for each of {settings.num_clients} clients, "
+            f"found {len(frame)} records: lower federation.num_clients."
         )
-    generator = np.random.default_rng(seed)
-    owner = _assign(labels, settings.partition, settings.num_clients, settings.dirichlet_alpha, generator)
+    owner = _assign(labels, settings, generator)
     width = len(str(settings.num_clients))
-    names = [f"client-{number + 1:0{width}d}" for number in range(settings.num_clients)]
     return {
-        name: frame[owner == number].reset_index(drop=True)
-        for number, name in enumerate(names)
+        f"client-{number + 1:0{width}d}": frame[owner == number].reset_index(drop=True)
+        for number in range(settings.num_clients)
         if (owner == number).any()
     }
 
 
 def _by_column(frame: pd.DataFrame, column: str | None) -> dict[str, pd.DataFrame]:
-    if column is None or column not in frame.columns:
-        raise ConfigError(
-            "Expected schema.client_column to name a column for federation.partition=column, found "
-            f"{'none' if column is None else repr(column) + ', which the data lacks'}."
+    if column not in frame.columns:
+        raise DataError(
+            f"Expected the column {column!r} that schema.client_column names, found none: name another."
         )
-    return _named({str(value): group for value, group in frame.groupby(column, sort=True)})
+    return _named([(str(value), group) for value, group in frame.groupby(column, sort=True)])
 
 
-def _named(shards: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    named = {_slug(name): frame.reset_index(drop=True) for name, frame in shards.items()}
+def _named(shards: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    named = {_slug(name): frame.reset_index(drop=True) for name, frame in shards}
     if len(named) < len(shards):
-        raise DataError("Expected client names that differ in letters and digits, found two alike: rename one.")
+        raise DataError(
+            "Expected client names that differ in letters and digits, found two alike: rename one."
+        )
     return named
 
 
@@ -118,16 +131,17 @@ def _slug(name: str) -> str:
 
 
 def _assign(
-    labels: NDArray[np.int64], partition: str, num_clients: int, alpha: float, generator: np.random.Generator
+    labels: NDArray[np.int64], settings: FederationSettings, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Returns the client number of every record: int64 (n,)."""
-    if partition == "iid":
+    num_clients = settings.num_clients
+    if settings.partition == "iid":
         return generator.permutation(np.arange(len(labels)) % num_clients)
     # Hsu, Qi, Brown 2019 (arXiv:1909.06335): each class is divided by Dirichlet weights of its own.
     owner = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        weights = generator.dirichlet(np.full(num_clients, alpha))
+        weights = generator.dirichlet(np.full(num_clients, settings.dirichlet_alpha))
         owner[rows] = generator.choice(num_clients, size=len(rows), p=weights)
     return owner
 

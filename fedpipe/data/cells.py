@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from fedpipe.data.schema import Label, NumericColumn, normalize_text
 
-# Understood alike by Python's re and by RE2; bounded, so that every match is a finite float64.
-NUMBER_PATTERN = r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?"
+# Understood alike by Python's re and by RE2. With the length that TensorFlow can parse, every match is a
+# finite float64; without it, one long cell would fail a whole batch of predictions.
+NUMBER_PATTERN = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
+NUMBER_LENGTH = 31
 ASCII_WHITESPACE = " \t\n\r\f\v"
+
+_NUMBER = re.compile(NUMBER_PATTERN)
+Item = TypeVar("Item", bound=np.generic)
+
+
+def by_distinct(cells: pd.Series[str], rule: Callable[[pd.Series[str]], NDArray[Item]]) -> NDArray[Item]:
+    """Returns `rule(cells)` for a rule that looks at each cell alone, run once per distinct cell."""
+    # Not pd.factorize: on object columns its hash table ends a text at the first NUL.
+    places: dict[str, int] = {}
+    codes = np.fromiter(
+        (places.setdefault(cell, len(places)) for cell in cells.tolist()), np.int64, len(cells)
+    )
+    return rule(pd.Series(list(places), dtype=object))[codes]
 
 
 def parse_numbers(cells: pd.Series[str]) -> NDArray[np.float64]:
-    """Returns the numbers in `cells`, NaN where a cell is not a plain decimal number."""
-    stripped = cells.str.strip(ASCII_WHITESPACE)
-    plain = stripped.str.fullmatch(NUMBER_PATTERN).to_numpy(dtype=bool)
-    numbers = np.full(len(stripped), np.nan)
-    numbers[plain] = stripped.to_numpy()[plain].astype(np.float64)
-    return numbers
+    """Returns the numbers in `cells`, NaN where a cell is not a plain decimal of at most 31 characters."""
+    stripped = (cell.strip(ASCII_WHITESPACE) for cell in cells.tolist())
+    numbers = (
+        float(text) if len(text) <= NUMBER_LENGTH and _NUMBER.fullmatch(text) else np.nan for text in stripped
+    )
+    return np.fromiter(numbers, np.float64, len(cells))
 
 
-def normalize_cells(cells: pd.Series[str]) -> pd.Series[str]:
-    """Returns every cell as `normalize_text` does, computed once per distinct value."""
-    return cells.map({value: normalize_text(value) for value in cells.unique()}).astype(object)
+def normalize_cells(cells: pd.Series[str]) -> list[str]:
+    """Returns every cell as `normalize_text` does."""
+    return [normalize_text(cell) for cell in cells.tolist()]
 
 
 def is_missing(cells: pd.Series[str], missing_tokens: tuple[str, ...]) -> NDArray[np.bool_]:
     """Returns where a cell means 'no value'."""
-    return normalize_cells(cells).isin({normalize_text(token) for token in missing_tokens}).to_numpy()
+    tokens = {normalize_text(token) for token in missing_tokens}
+    return np.array([text in tokens for text in normalize_cells(cells)], dtype=np.bool_)
+
+
+def find_positions(texts: Iterable[Any], known: Iterable[Any]) -> NDArray[np.int64]:
+    """Returns the position of every one of `texts` in `known`, len(known) for any other."""
+    places = {item: index for index, item in enumerate(known)}
+    return np.array([places.get(text, len(places)) for text in texts], dtype=np.int64)
 
 
 def parse_labels(cells: pd.Series[str], label: Label) -> NDArray[np.int64]:
     """Returns the class number of every cell, -1 where it is missing or no known spelling."""
     known = dict(label.spellings())
-    return normalize_cells(cells).map(lambda text: known.get(text, -1)).to_numpy(dtype=np.int64)
+
+    def parse(distinct: pd.Series[str]) -> NDArray[np.int64]:
+        return np.array([known.get(text, -1) for text in normalize_cells(distinct)], dtype=np.int64)
+
+    return by_distinct(cells, parse)
 
 
 def out_of_range(numbers: NDArray[np.float64], column: NumericColumn) -> NDArray[np.bool_]:

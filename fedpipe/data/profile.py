@@ -6,17 +6,16 @@ or hash bucket. Every record falls into exactly one cell of each histogram.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpipe.data.cells import is_missing, normalize_cells, parse_numbers
-from fedpipe.data.hashing import hash_bucket
-from fedpipe.data.schema import CategoricalColumn, Column, NumericColumn, Schema, normalize_text
+from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
+from fedpipe.data.hashing import hash_buckets
+from fedpipe.data.schema import Column, NumericColumn, Schema, normalize_text
 from fedpipe.data.transform import Feature, HashedFeature, NumericFeature, Transform, VocabularyFeature
+from fedpipe.errors import DataError
 
 Counts = NDArray[np.int64]
 
@@ -24,11 +23,11 @@ Counts = NDArray[np.int64]
 class PreprocessSettings(BaseModel):
     """How columns become model inputs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_bins: int = Field(16, ge=2, le=1024, description="Cells of a numeric column's private histogram.")
     clip_deviations: float = Field(
-        4.0, gt=0, description="Standardised numbers are clipped to this many standard deviations."
+        4.0, ge=0.1, description="Standardised numbers are clipped to this many standard deviations."
     )
     min_count: float = Field(
         10.0, ge=0, description="A category seen fewer times in all (after noise) is merged into OTHER."
@@ -60,15 +59,29 @@ def fit_transform(
 
     Args:
       counts: sums over clients, one per profiled column.
+      schema: the columns that were counted.
+      settings: those that they were counted with.
       noise_stddev: standard deviation of the noise in each cell of the sums.
       num_records: estimate of the number of training records.
+
+    Raises:
+      DataError: if `counts` are not those of `schema` and `settings`.
     """
-    sums = dict(zip(profiled_columns(schema), counts, strict=True))
+    sums = _sums_by_column(counts, schema, settings)
     features = tuple(
         _fit(name, column, sums.get(name), settings, noise_stddev, max(num_records, 1.0))
         for name, column in schema.columns.items()
     )
     return Transform(features=features, missing_tokens=schema.missing_tokens)
+
+
+def _sums_by_column(counts: list[Counts], schema: Schema, settings: PreprocessSettings) -> dict[str, Counts]:
+    columns = profiled_columns(schema)
+    expected = [(_num_cells(column, settings) + 1,) for column in columns.values()]
+    found = [np.shape(count) for count in counts]
+    if found != expected:
+        raise DataError(f"Expected counts of shapes {expected}, found {found}: ask with the same settings.")
+    return dict(zip(columns, counts, strict=True))
 
 
 def _is_free(column: Column) -> bool:
@@ -78,29 +91,31 @@ def _is_free(column: Column) -> bool:
 def _count(
     cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...], settings: PreprocessSettings
 ) -> Counts:
-    missing = is_missing(cells, missing_tokens)
+    size = _num_cells(column, settings)
+    index = by_distinct(
+        cells,
+        lambda distinct: np.where(is_missing(distinct, missing_tokens), size, _index(distinct, column, size)),
+    )
+    return np.bincount(index, minlength=size + 1)
+
+
+def _num_cells(column: Column, settings: PreprocessSettings) -> int:
+    """Returns the number of cells of a column's histogram, the last one not counted."""
     if isinstance(column, NumericColumn):
-        size = settings.num_bins
-        numbers = parse_numbers(cells)
-        missing = missing | np.isnan(numbers)
-        position = (np.clip(numbers, column.minimum, column.maximum) - column.minimum) / _range(column)
-        cell = np.minimum(np.nan_to_num(position) * size, size - 1).astype(np.int64)
-    else:
-        size = _num_categories(column)
-        cell = normalize_cells(cells).map(_category_index(column)).to_numpy(dtype=np.int64)
-    return np.bincount(np.where(missing, size, cell), minlength=size + 1)
-
-
-def _num_categories(column: CategoricalColumn) -> int:
+        return settings.num_bins
     return column.hash_buckets or len(column.vocabulary)
 
 
-def _category_index(column: CategoricalColumn) -> Callable[[str], int]:
+def _index(cells: pd.Series[str], column: Column, size: int) -> Counts:
+    """Returns the cell of the histogram that every one of `cells` falls into; `size` for none of its own."""
+    if isinstance(column, NumericColumn):
+        numbers = parse_numbers(cells)
+        position = (np.clip(numbers, column.minimum, column.maximum) - column.minimum) / _range(column)
+        index = np.minimum(np.nan_to_num(position) * size, size - 1).astype(np.int64)
+        return np.where(np.isnan(numbers), size, index)
     if column.hash_buckets:
-        num_buckets = column.hash_buckets
-        return lambda text: hash_bucket(text, num_buckets)
-    known = {normalize_text(word): index for index, word in enumerate(column.vocabulary)}
-    return lambda text: known.get(text, len(known))
+        return hash_buckets(normalize_cells(cells), size)
+    return find_positions(normalize_cells(cells), map(normalize_text, column.vocabulary))
 
 
 def _fit(
@@ -153,7 +168,8 @@ def _fit_numeric(
     square = _shrunk_moment(counts, points**2, noise_stddev, num_records, prior=uniform, spread=uniform)
     within_bin = (width / len(counts)) ** 2 / 12
     variance = max(square - offset**2 - within_bin, (width / 40) ** 2)
-    center, scale = middle + offset, float(np.sqrt(variance))
+    center = float(np.clip(middle + offset, column.minimum, column.maximum))
+    scale = float(np.sqrt(variance))
     reach = settings.clip_deviations * scale
     return NumericFeature(
         column=name,

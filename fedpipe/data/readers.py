@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
+import difflib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
+from fedpipe.data import formats
 from fedpipe.data.schema import Schema, normalize_name
-from fedpipe.errors import DataError, nearest
+from fedpipe.errors import DataError
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "csv": formats.read_csv,
+    "jsonl": formats.read_json_lines,
+    "parquet": formats.read_parquet,
+}
+_HEADER_READERS: dict[str, Callable[[Path], list[str]]] = {
+    "csv": formats.read_csv_header,
+    "jsonl": lambda path: list(formats.read_json_lines(path).columns),
+    "parquet": formats.read_parquet_header,
+}
+
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Returns the data files behind `paths`: files as they are, folders by what they hold.
+    """Returns the data files behind `paths`, each once: files as they are, folders by what they hold.
 
     Raises:
       DataError: if a path does not exist, has another format, or a folder holds no data.
@@ -24,17 +37,16 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            inside = sorted(file for file in path.iterdir() if _is_data(file))
             if not inside:
                 raise DataError(f"Expected {_formats()} files in {path}, found none.")
             found.extend(inside)
         elif not path.exists():
             raise DataError(f"Expected a file or folder at {path}, found nothing: check the path.")
-        elif path.suffix.lower() not in SUFFIXES:
-            raise DataError(f"Expected a {_formats()} file, found {path.name}: convert it first.")
         else:
+            _format(path)
             found.append(path)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def read_table(path: Path, schema: Schema) -> pd.DataFrame:
@@ -48,110 +60,90 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
     return select_columns(read_raw(path), schema, path.name)
 
 
-def read_features(path: Path, columns: Iterable[str], aliases: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+def read_features(path: Path, columns: Iterable[str], aliases: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
     """Returns only the named columns of `path`, canonical and as text: input for a prediction."""
     return _select(read_raw(path), {name: aliases.get(name, ()) for name in columns}, path.name)
 
 
 def check_header(path: Path, schema: Schema) -> None:
     """Raises DataError when `path` lacks a column of the schema; reads no more than it must."""
-    match SUFFIXES[path.suffix.lower()]:
-        case "csv":
-            select_columns(_read_csv(path, num_rows=1), schema, path.name)
-        case _:
-            read_table(path, schema)
+    with _open_errors(path):
+        names = _HEADER_READERS[_format(path)](path)
+    _find_columns(names, _wanted(names, schema), path.name)
 
 
 def select_columns(frame: pd.DataFrame, schema: Schema, source: str) -> pd.DataFrame:
     """Returns `frame` with the schema's columns under their canonical names."""
-    wanted = schema.required()
-    if schema.client_column and normalize_name(schema.client_column) in map(normalize_name, frame.columns):
-        wanted[schema.client_column] = ()
-    return _select(frame, wanted, source)
-
-
-def _select(frame: pd.DataFrame, wanted: dict[str, tuple[str, ...]], source: str) -> pd.DataFrame:
-    by_name: dict[str, str] = {}
-    for column in frame.columns:
-        by_name.setdefault(normalize_name(str(column)), column)
-    chosen: dict[str, str] = {}
-    for name, aliases in wanted.items():
-        match = next((by_name[n] for n in map(normalize_name, (name, *aliases)) if n in by_name), None)
-        if match is None:
-            raise DataError(
-                f"Expected a column {name!r} in {source}, found none. {nearest(name, by_name)} "
-                "Rename it, or list its name under aliases in the schema."
-            )
-        chosen[name] = match
-    table = frame[list(chosen.values())]
-    return table.set_axis(list(chosen), axis=1).reset_index(drop=True)
+    return _select(frame, _wanted(map(str, frame.columns), schema), source)
 
 
 def read_raw(path: Path) -> pd.DataFrame:
     """Returns all cells of `path` as text, under the names that the file gives."""
-    match SUFFIXES.get(path.suffix.lower()):
-        case "csv":
-            return _read_csv(path)
-        case "jsonl":
-            return _read_json_lines(path)
-        case "parquet":
-            return _read_parquet(path)
-    raise DataError(f"Expected a {_formats()} file, found {path.name}: convert it first.")
+    with _open_errors(path):
+        return _READERS[_format(path)](path)
 
 
-def _read_csv(path: Path, num_rows: int | None = None) -> pd.DataFrame:
-    if not path.exists():
-        raise DataError(f"Expected a file at {path}, found nothing: check the path.")
-    try:
-        # index_col=False: a row with one field too many is an error, not a silent index.
-        return pd.read_csv(
-            path, dtype=str, keep_default_na=False, nrows=num_rows, encoding="utf-8-sig", index_col=False
-        )
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"Expected a header and rows in {path.name}, found an empty file.") from error
-    except UnicodeDecodeError as error:
+def _wanted(names: Iterable[str], schema: Schema) -> dict[str, tuple[str, ...]]:
+    wanted = schema.required()
+    if schema.client_column and schema.client_column in map(normalize_name, names):
+        wanted[schema.client_column] = ()
+    return wanted
+
+
+def _select(frame: pd.DataFrame, wanted: Mapping[str, tuple[str, ...]], source: str) -> pd.DataFrame:
+    chosen = _find_columns(map(str, frame.columns), wanted, source)
+    return frame.iloc[:, list(chosen.values())].set_axis(list(chosen), axis=1).reset_index(drop=True)
+
+
+def _find_columns(names: Iterable[str], wanted: Mapping[str, tuple[str, ...]], source: str) -> dict[str, int]:
+    """Returns the position of every wanted column among `names`."""
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(names):
+        positions[normalize_name(name)].append(position)
+    return {name: _find_column(name, aliases, positions, source) for name, aliases in wanted.items()}
+
+
+def _find_column(name: str, aliases: tuple[str, ...], positions: Mapping[str, list[int]], source: str) -> int:
+    found = next((positions[n] for n in map(normalize_name, (name, *aliases)) if n in positions), [])
+    if not found:
         raise DataError(
-            f"Expected UTF-8 text in {path.name}, found other bytes at position {error.start}: save it as UTF-8."
-        ) from error
-    except pd.errors.ParserError as error:
-        raise DataError(f"Expected a well-formed CSV in {path.name}, found {_parser_detail(error)}.") from error
+            f"Expected a column {name!r} in {source}, found none. {_hint(name, positions)} "
+            "Rename it, or list its name under aliases in the schema."
+        )
+    if len(found) > 1:
+        raise DataError(
+            f"Expected one column {name!r} in {source}, found {len(found)} whose names mean the same: "
+            "drop or rename all but one."
+        )
+    return found[0]
 
 
-def _parser_detail(error: Exception) -> str:
-    # pandas words it as "Expected 3 fields in line 5, saw 4"; nothing of a record is in it.
-    match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-    if match:
-        return f"{match[3]} fields instead of {match[1]} in line {match[2]}"
-    return "an unclosed quote or a broken line"
+def _hint(name: str, positions: Mapping[str, list[int]]) -> str:
+    # Never all names: where the header is missing, the first record stands in its place.
+    close = difflib.get_close_matches(name, positions, n=3)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"None of its {sum(map(len, positions.values()))} names is close: is the first line a header?"
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    rows = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                rows.append(_json_row(line, path.name, number))
-    if not rows:
-        raise DataError(f"Expected one JSON object per line in {path.name}, found an empty file.")
-    return pd.DataFrame(rows).fillna("").astype(str)
-
-
-def _json_row(line: str, source: str, number: int) -> dict[str, str]:
+@contextmanager
+def _open_errors(path: Path) -> Iterator[None]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"Expected JSON in {source} line {number}, found an error at column {error.colno}.") from error
-    if not isinstance(row, dict):
-        raise DataError(f"Expected a JSON object in {source} line {number}, found {type(row).__name__}.")
-    return {name: "" if value is None else str(value) for name, value in row.items()}
+        yield
+    except OSError as error:
+        found = "nothing" if isinstance(error, FileNotFoundError) else error.strerror or "an error"
+        raise DataError(f"Expected a readable file at {path}, found {found}: check the path.") from error
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _format(path: Path) -> str:
     try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"Expected a Parquet file at {path.name}, found something else.") from error
-    return frame.astype(object).where(frame.notna(), "").astype(str)
+        return SUFFIXES[path.suffix.lower()]
+    except KeyError:
+        raise DataError(f"Expected a {_formats()} file, found {path.name}: convert it first.") from None
+
+
+def _is_data(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _formats() -> str:

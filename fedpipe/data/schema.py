@@ -2,11 +2,71 @@
 
 from __future__ import annotations
 
+import keyword
 import re
-from collections.abc import Mapping
+import string
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+# Fourth powers of numbers and ranges within these stay finite and above zero in float64.
+LARGEST_NUMBER = 1e50
+SMALLEST_RANGE = 1e-50
+
+_LOWER_CASE = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def normalize_name(name: str) -> str:
+    """Returns a column name in snake_case, without what surrounds it in exports.
+
+    >>> normalize_name("Consumer disputed?")
+    'consumer_disputed'
+    """
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+
+def normalize_text(text: str) -> str:
+    """Returns a cell in lower case, with single spaces and no ".0": two spellings of one value agree.
+
+    The served model does the same with TensorFlow's operations. Only ASCII letters and white
+    space count: other rules of case depend on the locale and on the version of Unicode.
+
+    >>> normalize_text("  Closed  with Relief ")
+    'closed with relief'
+    >>> normalize_text("3.0")
+    '3'
+    """
+    text = re.sub(r"[\x00 \t\n\r\f\v]+", " ", text.translate(_LOWER_CASE)).strip(" ")
+    # Exporters write integers as floats as soon as one cell of the column is missing.
+    return re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", text)
+
+
+def _check_name(name: str) -> str:
+    if not name or not name.isascii() or name != normalize_name(name):
+        example = normalize_name(name.encode("ascii", "ignore").decode()) or "column_1"
+        raise ValueError(f"expected a canonical name such as {example!r}, found {name!r}")
+    return name
+
+
+def _check_feature_name(name: str) -> str:
+    # Parameters of the served model's signature.
+    if not name.isidentifier() or keyword.iskeyword(name) or name == "self":
+        raise ValueError(
+            f"expected a feature name that can name a parameter, such as 'column_{name}' "
+            f"with aliases [{name}], found {name!r}"
+        )
+    return name
+
+
+def _check_alias(name: str) -> str:
+    if not normalize_name(name):
+        raise ValueError(f"expected a letter or a digit in an alias, found {name!r}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+FeatureName = Annotated[Name, AfterValidator(_check_feature_name)]
+Alias = Annotated[str, AfterValidator(_check_alias)]
 
 
 class _Strict(BaseModel):
@@ -17,18 +77,25 @@ class NumericColumn(_Strict):
     """A number with a public range; values outside count as the nearest bound."""
 
     type: Literal["numeric"] = "numeric"
-    minimum: float = Field(allow_inf_nan=False, description="Smallest plausible value; public, not observed.")
-    maximum: float = Field(allow_inf_nan=False, description="Largest plausible value; public, not observed.")
+    minimum: float = Field(
+        ge=-LARGEST_NUMBER, le=LARGEST_NUMBER, description="Smallest plausible value; public, not observed."
+    )
+    maximum: float = Field(
+        ge=-LARGEST_NUMBER, le=LARGEST_NUMBER, description="Largest plausible value; public, not observed."
+    )
     normalize: Literal["standardize", "range"] = Field(
         "standardize",
         description="standardize: by a private mean and deviation; range: by the declared range, at no cost.",
     )
-    aliases: tuple[str, ...] = Field((), description="Other names of the column in exports.")
+    aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
 
     @model_validator(mode="after")
     def _check_range(self) -> NumericColumn:
         if self.minimum >= self.maximum:
             raise ValueError(f"expected minimum < maximum, found {self.minimum:g} and {self.maximum:g}")
+        blur = 1e-9 * max(abs(self.minimum), abs(self.maximum))
+        if self.maximum - self.minimum < max(blur, SMALLEST_RANGE):
+            raise ValueError(f"expected a wider range: rounding blurs {self.minimum:g} to {self.maximum:g}")
         return self
 
 
@@ -40,7 +107,7 @@ class CategoricalColumn(_Strict):
     hash_buckets: int | None = Field(
         None, ge=2, le=100_000, description="Number of hash buckets, when no vocabulary is public."
     )
-    aliases: tuple[str, ...] = Field((), description="Other names of the column in exports.")
+    aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
 
     @model_validator(mode="after")
     def _check_source(self) -> CategoricalColumn:
@@ -57,11 +124,11 @@ Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="type"
 class Label(_Strict):
     """The column to predict and its public classes; the last of two is the positive one."""
 
-    name: str
+    name: Name
     classes: dict[str, tuple[str, ...]] = Field(
         min_length=2, description="Class name -> spellings that mean it (the name itself always does)."
     )
-    aliases: tuple[str, ...] = Field((), description="Other names of the column in exports.")
+    aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,24 +157,16 @@ class Schema(_Strict):
 
     version: str = Field("1", description="Declared by every client at ingest.")
     label: Label
-    columns: dict[str, Column] = Field(min_length=1, description="Feature columns by canonical name.")
-    key: str | None = Field(
+    columns: dict[FeatureName, Column] = Field(min_length=1, description="Feature columns by canonical name.")
+    key: Name | None = Field(
         None,
-        description="Column that identifies a record for ever. With a key, training and evaluation records have "
-        "budgets of their own; without, all records of a client are one block.",
+        description="Column that identifies a record for ever. With a key, training and evaluation records "
+        "have budgets of their own; without, all records of a client are one block.",
     )
-    client_column: str | None = Field(None, description="Column that says which client holds a record.")
+    client_column: Name | None = Field(None, description="Column that says which client holds a record.")
     missing_tokens: tuple[str, ...] = Field(
         ("", "na", "n/a", "nan", "null", "none"), description="Cells that mean 'no value', in any case."
     )
-
-    @field_validator("columns")
-    @classmethod
-    def _check_names(cls, columns: Mapping[str, Column]) -> Mapping[str, Column]:
-        for name in columns:
-            if name != normalize_name(name):
-                raise ValueError(f"expected a canonical name such as {normalize_name(name)!r}, found {name!r}")
-        return columns
 
     @model_validator(mode="after")
     def _check_roles(self) -> Schema:
@@ -117,6 +176,29 @@ class Schema(_Strict):
                 raise ValueError(f"expected {name!r} in one role, found it among the feature columns too")
         if len(set(roles)) < len(roles):
             raise ValueError("expected label, key and client_column to be different columns")
+        return self
+
+    @model_validator(mode="after")
+    def _check_aliases(self) -> Schema:
+        owners = {self.client_column: self.client_column} if self.client_column else {}
+        for owner, aliases in self.required().items():
+            for name in map(normalize_name, (owner, *aliases)):
+                if owners.setdefault(name, owner) != owner:
+                    raise ValueError(
+                        f"expected {name!r} to mean one column, found {owners[name]!r} and {owner!r}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_vocabularies(self) -> Schema:
+        missing = {normalize_text(token) for token in self.missing_tokens}
+        for name, column in self.columns.items():
+            words = column.vocabulary if isinstance(column, CategoricalColumn) else ()
+            for word in words:
+                if normalize_text(word) in missing:
+                    raise ValueError(
+                        f"expected no missing_tokens in the vocabulary of {name!r}, found {word!r}"
+                    )
         return self
 
     @property
@@ -131,23 +213,3 @@ class Schema(_Strict):
         if self.key:
             wanted[self.key] = ()
         return wanted
-
-
-def normalize_name(name: str) -> str:
-    """Returns a column name in snake_case, without what surrounds it in exports.
-
-    >>> normalize_name("Consumer disputed?")
-    'consumer_disputed'
-    """
-    return re.sub(r"[^0-9a-z]+", "_", name.strip().lower()).strip("_")
-
-
-def normalize_text(text: str) -> str:
-    """Returns a cell in lower case, with single spaces: two spellings of one value agree.
-
-    The served model does the same with TensorFlow's operations; only ASCII white space counts.
-
-    >>> normalize_text("  Closed  with Relief ")
-    'closed with relief'
-    """
-    return re.sub(r"[ \t\n\r\f\v]+", " ", text.lower()).strip(" ")

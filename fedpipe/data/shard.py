@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import parse_labels
+from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, parse_labels
 from fedpipe.data.readers import read_table
 from fedpipe.data.schema import Schema
+from fedpipe.files import canonical_json
 
 UNDATED = "undated"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Shard:
-    """A client's records as text, with the class and the split of each.
+    """A client's records as text, with the class and the split of each. Its repr shows none of them.
 
     Attributes:
       frame: n rows, the schema's columns.
@@ -36,7 +38,9 @@ class Shard:
     def select(self, rows: NDArray[np.bool_]) -> Shard:
         """Returns the shard of the records where `rows` is true."""
         return Shard(
-            frame=self.frame[rows].reset_index(drop=True), labels=self.labels[rows], is_eval=self.is_eval[rows]
+            frame=self.frame[rows].reset_index(drop=True),
+            labels=self.labels[rows],
+            is_eval=self.is_eval[rows],
         )
 
     @cached_property
@@ -59,18 +63,17 @@ def open_shard(path: Path, schema: Schema, *, eval_fraction: float, split_key: b
     """Returns the records in `path`.
 
     The split of a record is a keyed hash of its key (or of its whole content, when the schema
-    has no key), so it never changes with the file, its order or its other records, and equal
-    records are never on both sides.
+    has no key), in normalised text: it never changes with the file, its format, its order or its
+    other records, and equal records are never on both sides.
 
     Raises:
       DataError: if the file does not fit the schema.
     """
     frame = read_table(path, schema)
-    identities = frame[schema.key] if schema.key else _contents(frame)
     return Shard(
         frame=frame,
         labels=parse_labels(frame[schema.label.name], schema.label),
-        is_eval=_split(identities, eval_fraction, split_key),
+        is_eval=_split(_identities(frame, schema), eval_fraction, split_key),
     )
 
 
@@ -79,16 +82,32 @@ def commitment(shard: Shard, key: bytes) -> str:
 
     Without `key` nothing about the records can be tested against it.
     """
-    rows = sorted(hashlib.sha256(text.encode()).digest() for text in _contents(shard.frame))
-    return hmac.new(key, b"commitment:" + b"".join(rows), hashlib.sha256).hexdigest()
+    names = sorted(shard.frame.columns)
+    records = zip(*(shard.frame[name].tolist() for name in names), strict=True)
+    rows = sorted(_digest(record) for record in records)
+    return hmac.new(key, b"commitment:" + _digest(names) + b"".join(rows), hashlib.sha256).hexdigest()
 
 
-def _contents(frame: pd.DataFrame) -> pd.Series[str]:
-    columns = [frame[name] for name in sorted(frame.columns)]
-    return columns[0].str.cat(columns[1:], sep="\x1f") if len(columns) > 1 else columns[0]
+def _digest(texts: Sequence[str]) -> bytes:
+    return hashlib.sha256(canonical_json(texts).encode()).digest()
 
 
-def _split(identities: pd.Series[str], eval_fraction: float, key: bytes) -> NDArray[np.bool_]:
+def _identities(frame: pd.DataFrame, schema: Schema) -> list[str]:
+    # Two identities that coincide only share a split: no separator needs to be safe.
+    names = [schema.key] if schema.key else [*schema.columns, schema.label.name]
+    texts = (_identity_cells(frame[name], schema.missing_tokens) for name in names)
+    return ["\x1f".join(record) for record in zip(*texts, strict=True)]
+
+
+def _identity_cells(cells: pd.Series[str], missing_tokens: tuple[str, ...]) -> list[str]:
+    def fold(distinct: pd.Series[str]) -> NDArray[np.object_]:
+        text = np.array(normalize_cells(distinct), dtype=object)
+        return np.where(is_missing(distinct, missing_tokens), "", text)
+
+    return list(by_distinct(cells, fold))
+
+
+def _split(identities: list[str], eval_fraction: float, key: bytes) -> NDArray[np.bool_]:
     threshold = int(eval_fraction * 2**64)
 
     def falls_in_eval(identity: str) -> bool:

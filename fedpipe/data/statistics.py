@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import is_missing, normalize_cells, out_of_range, parse_numbers
+from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, out_of_range, parse_numbers
 from fedpipe.data.schema import Column, NumericColumn, Schema, normalize_text
 from fedpipe.data.shard import Shard
 
@@ -30,9 +30,13 @@ def label_counts(shard: Shard, schema: Schema) -> Counts:
 def column_health(shard: Shard, schema: Schema) -> list[Counts]:
     """Returns for every feature column, in order, int64 (4,): records by `HEALTH`."""
     return [
-        np.bincount(_health(shard.frame[name], column, schema.missing_tokens), minlength=len(HEALTH))
-        for name, column in schema.columns.items()
+        _count(shard.frame[name], column, schema.missing_tokens) for name, column in schema.columns.items()
     ]
+
+
+def _count(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...]) -> Counts:
+    health = by_distinct(cells, lambda distinct: _health(distinct, column, missing_tokens))
+    return np.bincount(health, minlength=len(HEALTH))
 
 
 def _health(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...]) -> NDArray[np.int64]:
@@ -44,5 +48,5 @@ def _health(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ..
     else:
         malformed = np.zeros(len(cells), dtype=bool)
         known = {normalize_text(word) for word in column.vocabulary}
-        outside = ~normalize_cells(cells).isin(known).to_numpy() if known else malformed
-    return np.select([missing, malformed, outside], [1, 3, 2], default=0)
+        outside = np.array([bool(known) and text not in known for text in normalize_cells(cells)], dtype=bool)
+    return np.select([missing, malformed, outside], [1, 3, 2], default=0).astype(np.int64)

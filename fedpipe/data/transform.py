@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from fedpipe.data.cells import is_missing, normalize_cells, parse_numbers
-from fedpipe.data.hashing import hash_bucket
+from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
+from fedpipe.data.hashing import hash_buckets
+from fedpipe.errors import DataError
+
+Items = TypeVar("Items", bound=tuple[Any, ...])
+
+
+def _check_distinct(items: Items) -> Items:
+    if len(set(items)) < len(items):
+        raise ValueError("expected distinct values")
+    return items
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NumericFeature(_Frozen):
@@ -27,6 +36,12 @@ class NumericFeature(_Frozen):
     center: float
     scale: float = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _check_range(self) -> NumericFeature:
+        if self.lower >= self.upper:
+            raise ValueError(f"expected lower < upper, found {self.lower:g} and {self.upper:g}")
+        return self
+
     @property
     def width(self) -> int:
         """Number of model inputs."""
@@ -38,7 +53,7 @@ class VocabularyFeature(_Frozen):
 
     type: Literal["vocabulary"] = "vocabulary"
     column: str
-    words: tuple[str, ...]
+    words: Annotated[tuple[str, ...], AfterValidator(_check_distinct)]
 
     @property
     def width(self) -> int:
@@ -51,8 +66,8 @@ class HashedFeature(_Frozen):
 
     type: Literal["hashed"] = "hashed"
     column: str
-    num_buckets: int
-    buckets: tuple[int, ...]
+    num_buckets: int = Field(ge=1)
+    buckets: Annotated[tuple[int, ...], AfterValidator(_check_distinct)]
 
     @property
     def width(self) -> int:
@@ -81,33 +96,52 @@ class Transform(_Frozen):
         return tuple(feature.column for feature in self.features)
 
     def encode(self, frame: pd.DataFrame) -> NDArray[np.float32]:
-        """Returns model inputs, float32 (n, num_features), for records as text."""
-        if not len(frame):
-            return np.zeros((0, self.num_features), dtype=np.float32)
-        parts = [_encode(feature, frame[feature.column], self.missing_tokens) for feature in self.features]
-        return np.concatenate(parts, axis=1)
+        """Returns model inputs, float32 (n, num_features), for records as text.
+
+        Raises:
+          DataError: if `frame` lacks a column.
+        """
+        absent = [name for name in self.columns if name not in frame.columns]
+        if absent:
+            raise DataError(
+                f"Expected a column {absent[0]!r}, found none: the schema is not the transform's."
+            )
+        encoded = np.zeros((len(frame), self.num_features), dtype=np.float32)
+        start = 0
+        for feature in self.features:
+            block = encoded[:, start : start + feature.width]
+            _encode(feature, frame[feature.column], self.missing_tokens, block)
+            start += feature.width
+        return encoded
 
 
-def _encode(feature: Feature, cells: pd.Series[str], missing_tokens: tuple[str, ...]) -> NDArray[np.float32]:
+def _encode(
+    feature: Feature, cells: pd.Series[str], missing_tokens: tuple[str, ...], block: NDArray[np.float32]
+) -> None:
+    """Fills `block`, zeros (n, width), with the model inputs of `cells`."""
     if isinstance(feature, NumericFeature):
-        return _encode_numbers(feature, cells, missing_tokens)
-    missing = is_missing(cells, missing_tokens)
+        block[:, 0] = by_distinct(cells, lambda distinct: _scale(feature, distinct, missing_tokens))
+    else:
+        index = by_distinct(cells, lambda distinct: _position(feature, distinct, missing_tokens))
+        block[np.arange(len(cells)), index] = 1
+
+
+def _position(
+    feature: VocabularyFeature | HashedFeature, cells: pd.Series[str], missing_tokens: tuple[str, ...]
+) -> NDArray[np.int64]:
     text = normalize_cells(cells)
     if isinstance(feature, VocabularyFeature):
-        position = {word: index for index, word in enumerate(feature.words)}
-        known = text.map(lambda word: position.get(word, len(position)))
+        known = find_positions(text, feature.words)
     else:
-        place = {bucket: index for index, bucket in enumerate(feature.buckets)}
-        known = text.map(lambda word: place.get(hash_bucket(word, feature.num_buckets), len(place)))
-    index = np.where(missing, feature.width - 1, known.to_numpy(dtype=np.int64))
-    return np.eye(feature.width, dtype=np.float32)[index]
+        known = find_positions(hash_buckets(text, feature.num_buckets).tolist(), feature.buckets)
+    return np.where(is_missing(cells, missing_tokens), feature.width - 1, known)
 
 
-def _encode_numbers(
+def _scale(
     feature: NumericFeature, cells: pd.Series[str], missing_tokens: tuple[str, ...]
 ) -> NDArray[np.float32]:
     numbers = parse_numbers(cells)
     unusable = np.isnan(numbers) | is_missing(cells, missing_tokens)
-    clipped = np.clip(numbers, feature.lower, feature.upper)
-    scaled = np.where(unusable, 0.0, (clipped - feature.center) / feature.scale)
-    return scaled.astype(np.float32)[:, np.newaxis]
+    with np.errstate(over="ignore"):  # infinite, as in the served model
+        scaled = (np.clip(numbers, feature.lower, feature.upper) - feature.center) / feature.scale
+        return np.where(unusable, 0.0, scaled).astype(np.float32)

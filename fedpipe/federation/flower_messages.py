@@ -1,8 +1,15 @@
-"""Our messages as Flower's: one RecordDict with a JSON text and the arrays."""
+"""Our messages as Flower's: one RecordDict with a JSON text and the arrays.
+
+Whatever arrives may come from anybody: a request or an answer is exactly what is described
+here, or it is none. What is said about a failure is our own text, never what came along.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
@@ -12,6 +19,34 @@ from fedpipe.files import canonical_json
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict  # isort: skip
 
 CATEGORIES = {"train": "train", "analyze": "evaluate"}
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$"
+MAX_REASON_LENGTH = 1000
+MAX_COUNT = 2**31 - 1
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+
+class _Head(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _RequestHead(_Head):
+    run_id: Name
+    step: Name
+    server_round: int = Field(ge=0, le=MAX_COUNT)
+    attempt: int = Field(ge=0, le=MAX_COUNT)
+    values: dict[str, Any]
+
+
+class _ReplyHead(_Head):
+    client: Name
+    values: dict[str, Any]
+
+
+class _RefusalHead(_Head):
+    client: Name
+    refusal: str
+    kind: str
 
 
 def message_type(step: str) -> str:
@@ -38,11 +73,11 @@ def message_to_request(message: Message) -> Request:
     Raises:
       FederationError: if it holds something else.
     """
-    head = _head(message)
     try:
-        return Request(**head, arrays=_arrays(message.content))
-    except TypeError as error:
-        raise FederationError(f"Expected a request, found fields {sorted(head)}.") from error
+        head = _RequestHead.model_validate(_head(message))
+        return Request(**dict(head), arrays=_arrays(message.content))
+    except Exception as error:  # pydantic and numpy raise many kinds for what they did not write
+        raise FederationError("Expected a fedpipe request, found another message.") from error
 
 
 def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
@@ -55,33 +90,39 @@ def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
 
 
 def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
-    """Returns the answer in `message`; whatever is not an answer is a refusal."""
+    """Returns the answer in `message`; whatever is not an answer is a refusal without details."""
     if message.has_error():
-        return Refusal(client=node_name, reason=message.error.reason or "no answer")
+        return Refusal(client=node_name, reason=f"no answer (Flower error {message.error.code})")
     try:
         head = _head(message)
         if "refusal" in head:
-            return Refusal(client=str(head["client"]), reason=str(head["refusal"]), kind=str(head["kind"]))
-        return Reply(client=str(head["client"]), values=head["values"], arrays=_arrays(message.content))
-    except (FederationError, KeyError):
+            refusal = _RefusalHead.model_validate(head)
+            return Refusal(client=refusal.client, reason=_printable(refusal.refusal), kind=refusal.kind)
+        reply = _ReplyHead.model_validate(head)
+        return Reply(client=reply.client, values=reply.values, arrays=_arrays(message.content))
+    except Exception:  # pydantic and numpy raise many kinds for what they did not write
         return Refusal(client=node_name, reason="the answer was malformed")
 
 
 def _records(head: str, arrays: Arrays) -> RecordDict:
-    records = {name: Array(array) for name, array in arrays.items()}
+    records: dict[str, Array] = {name: Array(array) for name, array in arrays.items()}
     return RecordDict({"message": ConfigRecord({"json": head}), "arrays": ArrayRecord(records)})
 
 
-def _head(message: Message) -> dict[str, object]:
-    try:
-        head = json.loads(str(message.content["message"]["json"]))
-    except (KeyError, ValueError, TypeError) as error:
-        raise FederationError("Expected a fedpipe message, found other records.") from error
-    if not isinstance(head, dict):
-        raise FederationError("Expected a fedpipe message, found other records.")
+def _head(message: Message) -> dict[str, Any]:
+    text = message.content.config_records["message"]["json"]
+    head: dict[str, Any] = json.loads(str(text), parse_constant=_refuse_constant)
     return head
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"Expected JSON numbers, found {name}.")
+
+
 def _arrays(content: RecordDict) -> Arrays:
-    records = content.array_records.get("arrays", {})
-    return {name: array.numpy() for name, array in records.items()}
+    return {name: array.numpy() for name, array in content.array_records["arrays"].items()}
+
+
+def _printable(text: str) -> str:
+    """Returns `text` as it may be shown in a terminal: one line, of bounded length."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_REASON_LENGTH])

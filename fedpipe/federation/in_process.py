@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,11 @@ class InProcessGrid(Grid):
         self._run = flower_compat.new_run(FLOWER_RUN_ID)
         self._contexts = {
             number: Context(
-                run_id=FLOWER_RUN_ID, node_id=number, node_config=dict(config), state=RecordDict(), run_config={}
+                run_id=FLOWER_RUN_ID,
+                node_id=number,
+                node_config=dict(config),
+                state=RecordDict(),
+                run_config={},
             )
             for number, config in enumerate(node_configs, start=1)
         }
@@ -43,7 +46,12 @@ class InProcessGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Returns a new message, as Flower's Grid asks."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -76,9 +84,9 @@ class InProcessGrid(Grid):
         try:
             reply = self._client_app(arrived, self._contexts[message.metadata.dst_node_id])
             return flower_compat.give_id(flower_compat.copy_over_wire(reply))
-        except Exception:
-            # The node's own log may say why; the coordinator learns only that it failed.
-            logger.debug("ClientApp failed: %s", traceback.format_exc())
+        except Exception as error:
+            # Its text may hold a record; the coordinator learns only that the client failed.
+            logger.warning("A ClientApp raised %s.", type(error).__name__)
             return flower_compat.give_id(flower_compat.failure_reply(arrived))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,7 +73,9 @@ def encode(identity: Any, values: Mapping[str, Any], arrays: Arrays) -> bytes:
     stream.write(struct.pack(">Q", len(head)))
     stream.write(head)
     for name in names:
-        np.lib.format.write_array(stream, np.asarray(arrays[name]), allow_pickle=False)
+        # In C order: how an array lies in memory is not content.
+        array = np.asarray(arrays[name], order="C")
+        np.lib.format.write_array(stream, array, allow_pickle=False)  # type: ignore[no-untyped-call]
     return stream.getvalue()
 
 
@@ -87,12 +89,17 @@ def decode(data: bytes) -> tuple[Any, dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         (length,) = struct.unpack(">Q", stream.read(8))
         head = json.loads(stream.read(length))
-        arrays = {
-            name: np.lib.format.read_array(stream, allow_pickle=False) for name in head["arrays"]
-        }
-        return head["identity"], head["values"], arrays
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+        arrays = {name: _read_array(stream) for name in head["arrays"]}
+        if stream.read(1):
+            raise ValueError("Expected the end of the message, found more.")
+        return head["identity"], dict(head["values"]), arrays
+    except Exception as error:  # json and numpy raise many kinds for bytes that they did not write
         raise FederationError("Expected a well-formed message, found other bytes.") from error
+
+
+def _read_array(stream: io.BytesIO) -> NDArray[Any]:
+    array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call]
+    return array
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -106,14 +113,39 @@ def decode_reply(data: bytes) -> Reply:
     return Reply(client=client, values=values, arrays=arrays)
 
 
-def sum_arrays(replies: list[Reply], name: str) -> NDArray[Any]:
-    """Returns the sum of one array over replies.
+def array_of(reply: Reply, name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """Returns one array of `reply`, which may come from anybody.
 
     Raises:
-      FederationError: if a reply lacks it or has another shape.
+      FederationError: it is missing, of another shape, or holds anything but finite numbers.
     """
-    arrays = [reply.arrays[name] for reply in replies if name in reply.arrays]
-    if len(arrays) < len(replies) or len({array.shape for array in arrays}) != 1:
-        raise FederationError(f"Expected an array {name!r} of one shape from every client, found otherwise.")
-    total: NDArray[Any] = np.sum(np.stack(arrays), axis=0)
+    array = reply.arrays.get(name)
+    if array is None or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise FederationError(
+            f"Expected finite numbers {name!r} from {reply.client}, found something else: "
+            "is its fedpipe the same?"
+        )
+    if shape is not None and array.shape != shape:
+        raise FederationError(
+            f"Expected {name!r} of shape {shape} from {reply.client}, found {array.shape}: "
+            "is its fedpipe the same?"
+        )
+    return array
+
+
+def sum_arrays(replies: Sequence[Reply], name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """Returns the sum of one array over replies, in int64 or float64.
+
+    Args:
+      replies: at least one.
+      name: of the array.
+      shape: that every reply must have; by default, that of the first.
+
+    Raises:
+      FederationError: a reply lacks the array, or has another shape.
+    """
+    arrays = [array_of(replies[0], name, shape)]
+    arrays += [array_of(reply, name, arrays[0].shape) for reply in replies[1:]]
+    exact = all(array.dtype.kind in "iu" for array in arrays)
+    total: NDArray[Any] = np.sum(np.stack(arrays), axis=0, dtype=np.int64 if exact else np.float64)
     return total

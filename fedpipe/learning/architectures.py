@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -54,14 +55,18 @@ def probabilities(logits: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid(logits) if logits.shape[-1] == 1 else tf.nn.softmax(logits)
 
 
-def predict(definition: ModelDefinition, weights: Vector, features: NDArray[np.float32]) -> NDArray[np.float64]:
+def predict(
+    definition: ModelDefinition, weights: Vector, features: NDArray[np.float32]
+) -> NDArray[np.float64]:
     """Returns probabilities for encoded records: float64 (n,) for two classes, else (n, num_classes)."""
-    model = _shared_model(definition)
-    model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in model.weights]))
-    scores = probabilities(model(tf.constant(features))).numpy().astype(np.float64)
+    model, lock = _shared_model(definition)
+    with lock:
+        model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in model.weights]))
+        scores: NDArray[np.float64] = probabilities(model(tf.constant(features))).numpy().astype(np.float64)
     return scores[:, 0] if definition.num_logits == 1 else scores
 
 
 @lru_cache(maxsize=8)
-def _shared_model(definition: ModelDefinition) -> tf.keras.Model:
-    return build_model(definition)
+def _shared_model(definition: ModelDefinition) -> tuple[tf.keras.Model, threading.Lock]:
+    # All clients of the process share the variables; one predicts at a time.
+    return build_model(definition), threading.Lock()

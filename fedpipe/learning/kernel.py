@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,13 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpipe.errors import ConfigError, PrivacyError, nearest
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.vectors import Vector
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LocalTask:
-    """One client's work in one round. Everything private was drawn by the caller.
+    """One client's work in one round. Everything private was drawn by the caller; its repr shows nothing.
 
     Attributes:
       weights: float32 (num_parameters,), the round's starting point.
@@ -25,6 +27,9 @@ class LocalTask:
       noise: float32 (local_steps, num_parameters), added to each step's clipped sum.
       clipping_norm: L2 bound of each example's gradient; None does not clip (not private).
       local_step_size: what a step moves the local weights by, per unit of noisy sum.
+
+    Raises:
+      PrivacyError: if a step would go without its noise or without a usable bound.
     """
 
     weights: Vector
@@ -34,6 +39,17 @@ class LocalTask:
     noise: NDArray[np.float32]
     clipping_norm: float | None
     local_step_size: float
+
+    def __post_init__(self) -> None:
+        expected = (len(self.batches), len(self.weights))
+        if self.noise.shape != expected:
+            raise PrivacyError(
+                f"Expected noise of shape {expected}, found {self.noise.shape}: one row for each step."
+            )
+        if self.clipping_norm is not None and not 0 < self.clipping_norm < math.inf:
+            raise PrivacyError(
+                f"Expected a finite clipping_norm={self.clipping_norm} > 0; None does not clip."
+            )
 
 
 class Kernel(Protocol):
@@ -50,9 +66,13 @@ class Kernel(Protocol):
 
 @lru_cache(maxsize=8)
 def make_kernel(name: str, definition: ModelDefinition) -> Kernel:
-    """Returns the process-wide kernel of that name for that architecture, compiled on first use."""
+    """Returns the process-wide kernel of that name for that architecture, compiled on first use.
+
+    Raises:
+      ConfigError: if no kernel has that name.
+    """
     if name == "tensorflow_privacy":
         from fedpipe.learning.tensorflow_privacy_kernel import TensorFlowPrivacyKernel
 
         return TensorFlowPrivacyKernel(definition)
-    raise ValueError(f"Expected kernel 'tensorflow_privacy', found {name!r}.")
+    raise ConfigError(f"Expected a known kernel, found {name!r}. {nearest(name, ['tensorflow_privacy'])}")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import NUMBER_PATTERN
+from fedpipe.data.cells import NUMBER_LENGTH, NUMBER_PATTERN
 from fedpipe.data.hashing import HASH_KEY
 from fedpipe.data.schema import normalize_text
 from fedpipe.data.transform import Feature, HashedFeature, NumericFeature, Transform, VocabularyFeature
@@ -53,22 +53,27 @@ def predict_frame(
 ) -> NDArray[np.float64]:
     """Returns probabilities for records as text: float64 (n,) for two classes, else (n, num_classes)."""
     parts = []
-    for start in range(0, len(frame), batch_size):
+    for start in range(0, max(len(frame), 1), batch_size):
         batch = frame.iloc[start : start + batch_size]
-        cells = {name: tf.constant(batch[name].to_numpy(dtype=object)[:, np.newaxis], tf.string) for name in columns}
+        cells = {
+            name: tf.constant(batch[name].to_numpy(dtype=object)[:, np.newaxis], tf.string)
+            for name in columns
+        }
         parts.append(signature(**cells)["probability"].numpy().astype(np.float64))
-    scores = np.concatenate(parts)
+    scores: NDArray[np.float64] = np.concatenate(parts)
     return scores[:, 0] if scores.shape[1] == 1 else scores
 
 
-class _ServedModel(tf.Module):  # type: ignore[misc]
+class _ServedModel(tf.Module):
     def __init__(
         self, transform: Transform, definition: ModelDefinition, weights: Vector, class_names: tuple[str, ...]
     ) -> None:
         super().__init__()
         self.model = build_model(definition)
         self.model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in self.model.weights]))
-        self.class_names = tf.constant(class_names)
+        self.class_names = tf.Variable(
+            class_names, trainable=False, dtype=tf.string
+        )  # a constant is not saved
         self._encoders = [_Encoder(feature, transform.missing_tokens) for feature in transform.features]
 
     @tf.function(autograph=False)
@@ -77,7 +82,7 @@ class _ServedModel(tf.Module):  # type: ignore[misc]
         return {"probability": probabilities(self.model(tf.concat(encoded, axis=1)))}
 
 
-class _Encoder(tf.Module):  # type: ignore[misc]
+class _Encoder(tf.Module):
     """One feature's cells, string (n,), to float32 (n, width)."""
 
     def __init__(self, feature: Feature, missing_tokens: tuple[str, ...]) -> None:
@@ -92,6 +97,8 @@ class _Encoder(tf.Module):  # type: ignore[misc]
         missing = tf.reduce_any(text[:, tf.newaxis] == self._missing, axis=1)
         if isinstance(self._feature, NumericFeature):
             return _encode_numbers(self._feature, cells, missing)
+        if self._table is None:
+            return tf.ones([tf.size(text), 1])
         if isinstance(self._feature, HashedFeature):
             buckets = tf.strings.to_hash_bucket_strong(text, self._feature.num_buckets, key=list(HASH_KEY))
             position = self._table.lookup(buckets)
@@ -101,9 +108,9 @@ class _Encoder(tf.Module):  # type: ignore[misc]
         return tf.one_hot(tf.where(missing, other, position), self._feature.width)
 
 
-def _position_table(feature: Feature) -> tf.lookup.StaticHashTable | None:
-    if isinstance(feature, NumericFeature):
-        return None
+def _position_table(feature: Feature) -> Any:
+    if isinstance(feature, NumericFeature) or feature.width == 1:
+        return None  # OTHER alone: TensorFlow has no empty tables
     keys: Any = feature.words if isinstance(feature, VocabularyFeature) else feature.buckets
     key_type = tf.string if isinstance(feature, VocabularyFeature) else tf.int64
     rows = tf.lookup.KeyValueTensorInitializer(
@@ -113,14 +120,16 @@ def _position_table(feature: Feature) -> tf.lookup.StaticHashTable | None:
 
 
 def _normalize(cells: tf.Tensor) -> tf.Tensor:
-    text = tf.strings.lower(cells, encoding="utf-8")
-    text = tf.strings.regex_replace(text, r"[ \t\n\r\f\v]+", " ")
-    return tf.strings.regex_replace(text, r"^ | $", "")
+    text = tf.strings.lower(cells)  # ASCII only: with an encoding, the server's locale would decide
+    text = tf.strings.regex_replace(text, r"[\x00 \t\n\r\f\v]+", " ")
+    text = tf.strings.regex_replace(text, r"^ | $", "")
+    return tf.strings.regex_replace(text, r"^([+-]?[0-9]+)\.0*$", r"\1")
 
 
 def _encode_numbers(feature: NumericFeature, cells: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
     text = tf.strings.strip(cells)
-    usable = tf.logical_and(tf.strings.regex_full_match(text, NUMBER_PATTERN), tf.logical_not(missing))
+    short = tf.strings.length(text) <= NUMBER_LENGTH
+    usable = short & tf.strings.regex_full_match(text, NUMBER_PATTERN) & ~missing
     numbers = tf.strings.to_number(tf.where(usable, text, "0"), tf.float64)
     clipped = tf.clip_by_value(numbers, feature.lower, feature.upper)
     scaled = (clipped - feature.center) / feature.scale

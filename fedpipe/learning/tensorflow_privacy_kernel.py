@@ -52,12 +52,14 @@ class TensorFlowPrivacyKernel:
         """Returns the accumulated noisy clipped sums; see `Kernel`."""
         offsets = np.cumsum([0, *(len(batch) for batch in task.batches)]).astype(np.int32)
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
+        # TensorFlow copies what it is given: only the records that were drawn.
+        drawn, rows = np.unique(np.concatenate([*task.batches, np.zeros(0, np.int32)]), return_inverse=True)
         with self._lock:
             total = self._run(
                 task.weights,
-                task.features,
-                task.labels,
-                np.concatenate([*task.batches, np.zeros(0, np.int32)]).astype(np.int32),
+                task.features[drawn],
+                task.labels[drawn],
+                rows.astype(np.int32),
                 offsets,
                 task.noise,
                 clipping_norm,
@@ -99,7 +101,8 @@ class TensorFlowPrivacyKernel:
         def body(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             chunk = slice(start, tf.minimum(start + CHUNK, num_examples))
             gradients = tf.vectorized_map(
-                lambda example: self._clipped_gradient(*example, clipping_norm), (features[chunk], labels[chunk])
+                lambda example: self._clipped_gradient(example[0], example[1], clipping_norm),
+                (features[chunk], labels[chunk]),
             )
             return start + CHUNK, total + tf.reduce_sum(gradients, axis=0)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpipe.errors import DataError
+
 Vector = NDArray[np.float32]
 
 
@@ -19,10 +21,12 @@ def unflatten(vector: Vector, shapes: Sequence[tuple[int, ...]]) -> list[NDArray
     """Returns the arrays of `shapes` that `flatten` joined.
 
     Raises:
-      ValueError: if the sizes do not add up.
+      DataError: if the sizes do not add up.
     """
     sizes = [int(np.prod(shape)) for shape in shapes]
     if sum(sizes) != vector.size:
-        raise ValueError(f"Expected a vector of {sum(sizes)} parameters, found {vector.size}.")
+        raise DataError(
+            f"Expected a vector of {sum(sizes)} parameters, found {vector.size}: it belongs to another model."
+        )
     parts = np.split(vector, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,6 +1,16 @@
 """Budgets of blocks: reserved before a run, committed at each release."""
 
+from fedpipe.ledger.admission import Spending
 from fedpipe.ledger.blocks import Block, BlockPolicy, policy_for_budget, policy_for_runs
-from fedpipe.ledger.ledger import Ledger, ReleaseId, Spending, utc_now
+from fedpipe.ledger.ledger import Ledger, ReleaseId, utc_now
 
-__all__ = ["Block", "BlockPolicy", "Ledger", "ReleaseId", "Spending", "policy_for_budget", "policy_for_runs", "utc_now"]
+__all__ = [
+    "Block",
+    "BlockPolicy",
+    "Ledger",
+    "ReleaseId",
+    "Spending",
+    "policy_for_budget",
+    "policy_for_runs",
+    "utc_now",
+]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dp_accounting.dp_event import DpEvent
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpipe.errors import PrivacyError
+from fedpipe.errors import LedgerError, PrivacyError
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.privacy.accounting import ORDERS, renyi_budget, renyi_divergence, renyi_to_epsilon
 
@@ -19,6 +19,11 @@ class Block:
     client: str
     span: str
     split: str
+
+    def __post_init__(self) -> None:
+        """Raises LedgerError for a name that could be taken for another's."""
+        if any(not part or "/" in part for part in (self.client, self.span, self.split)):
+            raise LedgerError(f"Expected names without '/' for a block, found {self}.")
 
     def __str__(self) -> str:
         return f"{self.client}/{self.span}/{self.split}"
@@ -56,8 +61,8 @@ def policy_for_budget(epsilon: float, delta: float) -> BlockPolicy:
     policy = BlockPolicy(epsilon=epsilon, delta=delta, renyi_order=order)
     if policy.renyi_budget <= 0:
         raise PrivacyError(
-            f"Expected a lifetime budget that some release fits, found epsilon {epsilon:g} at delta {delta:g}: "
-            "raise either."
+            f"Expected a lifetime budget that some release fits, found epsilon {epsilon:g} at delta "
+            f"{delta:g}: raise either."
         )
     return policy
 
@@ -68,5 +73,6 @@ def _policy(events: list[DpEvent], num_runs: int, delta: float) -> BlockPolicy:
         return renyi_to_epsilon(divergence, order, delta)
 
     order = min(ORDERS, key=bound)
-    # A hair more than the sum, so that rounding cannot refuse the last run.
-    return BlockPolicy(epsilon=bound(order) * (1 + 1e-9), delta=delta, renyi_order=order)
+    # A hair more than the sum, so that rounding cannot refuse the last run. With a large delta the bound may
+    # be below zero, which is no epsilon.
+    return BlockPolicy(epsilon=max(bound(order) * (1 + 1e-9), 1e-6), delta=delta, renyi_order=order)

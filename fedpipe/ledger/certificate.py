@@ -10,7 +10,7 @@ from fedpipe.files import digest_json
 from fedpipe.privacy import PrivacyPlan, accountant_name, epsilon, event_from_json, event_to_json
 
 NOT_PROVEN = (
-    "The certificate proves arithmetic, not execution: every client is trusted to run its mechanism as planned.",
+    "It proves arithmetic, not execution: every client is trusted to run its mechanism as planned.",
     "It covers one client's records of one person; a person with records at several clients is outside it.",
     "That a client takes part is not hidden.",
 )
@@ -110,8 +110,8 @@ def make_certificate(
         model_version=model_version,
         privacy=privacy_statement(plan),
         blocks=blocks,
-        sampling="Each client draws every record independently (Poisson) in every local step; all clients are "
-        "asked in every round, and no amplification is claimed for that.",
+        sampling="Each client draws every record independently (Poisson) in every local step; all clients "
+        "are asked in every round, and no amplification is claimed for that.",
         plan=plan,
         plan_sha256=digest_json(plan.model_dump(mode="json")),
         commitments=commitments,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Float,
     ForeignKey,
@@ -19,7 +22,13 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    insert,
+    inspect,
+    select,
 )
+
+from fedpipe.errors import LedgerError
+from fedpipe.files import make_private_directory, sync_directory
 
 FORMAT_VERSION = "1"
 
@@ -86,11 +95,45 @@ releases = Table(
 
 
 def open_engine(path: Path) -> Engine:
-    """Returns an engine on the SQLite file at `path`, created with mode 600; every commit is durable."""
+    """Returns an engine on the ledger at `path`, made (mode 600) if there is none. Commits are durable."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        _create(path)
+    return _engine(path)
+
+
+def check_format(connection: Connection, path: Path) -> None:
+    """Raises LedgerError if the file is empty, another program's, or of another format."""
+    names = inspect(connection).get_table_names()
+    found = "no ledger"
+    if info.name in names:
+        query = select(info.c.value).where(info.c.key == "format_version")
+        found = str(connection.execute(query).scalar())
+    if found != FORMAT_VERSION:
+        raise LedgerError(
+            f"Expected a ledger of format {FORMAT_VERSION} at {path}, found {found}: restore it from a "
+            "backup, or use the fedpipe version that wrote it. A new ledger would forget what was spent."
+        )
+
+
+def _create(path: Path) -> None:
+    """Makes an empty ledger appear at `path` complete, unless another process was faster."""
+    make_private_directory(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
+        draft = Path(directory) / path.name
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        engine = _engine(draft)
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+            connection.execute(insert(info).values(key="format_version", value=FORMAT_VERSION))
+        engine.dispose()
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    sync_directory(path.parent)
+
+
+def _engine(path: Path) -> Engine:
+    # Parameters hold replies and terms, which belong in no error message.
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30}, hide_parameters=True)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine

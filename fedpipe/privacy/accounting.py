@@ -7,6 +7,7 @@ nothing is ever counted as free by default.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import version
@@ -17,73 +18,110 @@ from dp_accounting.dp_event import DpEvent
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 from fedpipe.errors import PrivacyError
-from fedpipe.privacy.events import DiscreteGaussianDpEvent
+from fedpipe.privacy.discrete_gaussian import discrete_gaussian_losses
+from fedpipe.privacy.events import DiscreteGaussianDpEvent, check_event
 
 VALUE_DISCRETIZATION_INTERVAL = 1e-4
-ORDERS = tuple(range(2, 65))
+# Bounds hold at any interval: above these epsilons a coarser one agrees to four digits and is fast.
+COARSE_INTERVALS = {1e-2: 64.0, 1e-3: 8.0}
+# Convolution by FFT errs by about 1e-12 for this many releases: smaller deltas would be underestimated.
+MIN_DELTA = 1e-10
+MAX_COUNT = 10**6
+# Below this noise, or beyond this mean loss, no epsilon is worth its computation: it is reported as infinite.
+MIN_NOISE = 0.02
+MAX_MEAN_LOSS = 1e4
+ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 def accountant_name() -> str:
     """Returns what recomputes our epsilons, with its version."""
-    return f"PLD, pessimistic, interval {VALUE_DISCRETIZATION_INTERVAL:g} (dp-accounting {version('dp-accounting')})"
+    coarse = ", ".join(f"{size:g} above epsilon {above:g}" for size, above in COARSE_INTERVALS.items())
+    return (
+        f"PLD, pessimistic (connect the dots), interval {VALUE_DISCRETIZATION_INTERVAL:g} ({coarse}), "
+        f"dp-accounting {version('dp-accounting')}"
+    )
 
 
 def epsilon(events: Iterable[DpEvent], delta: float) -> float:
     """Returns an upper bound on epsilon, at `delta`, of composing all `events`.
 
-    Privacy loss distributions (Koskela, Jälkö, Honkela 2020, arXiv:1906.03049) rounded
+    Privacy loss distributions (Koskela, Jälkö, Honkela 2020, arXiv:1906.03049) discretised
     pessimistically, as dp-accounting computes them; add-or-remove-one.
 
     Raises:
-      PrivacyError: for an event without a rule, or delta outside (0, 1).
+      PrivacyError: for an event without a rule, or delta outside [1e-10, 1).
 
     >>> round(epsilon([dp_event.GaussianDpEvent(1.0)], 1e-5), 2)
     4.38
     """
-    if not 0 < delta < 1:
-        raise PrivacyError(f"Expected 0 < delta < 1, found {delta}.")
-    total = pld.identity(value_discretization_interval=VALUE_DISCRETIZATION_INTERVAL)
+    events = list(events)
+    for interval, above in COARSE_INTERVALS.items():
+        bound = epsilon_at(events, delta, interval)
+        if bound > above:
+            return bound
+    return epsilon_at(events, delta, VALUE_DISCRETIZATION_INTERVAL)
+
+
+def epsilon_at(events: Iterable[DpEvent], delta: float, interval: float) -> float:
+    """Returns `epsilon` with losses on a grid of `interval`: a bound at any, tighter at a smaller one."""
+    if not MIN_DELTA <= delta < 1:
+        raise PrivacyError(f"Expected {MIN_DELTA:g} <= delta < 1, found {delta}.")
+    total = pld.identity(value_discretization_interval=interval)
     for event in events:
-        total = total.compose(_loss_distribution(event))
+        check_event(event)
+        if _is_hopeless(event, 1):
+            return math.inf
+        total = total.compose(_loss_distribution(event, 1, interval))
     return float(total.get_epsilon_for_delta(delta))
 
 
-def _loss_distribution(event: DpEvent, count: int = 1) -> Any:
+def _is_hopeless(event: DpEvent, count: int) -> bool:
     match event:
         case dp_event.SelfComposedDpEvent():
-            return _loss_distribution(event.event, count * event.count)
+            return _is_hopeless(event.event, count * event.count)
         case dp_event.ComposedDpEvent():
-            parts = [_loss_distribution(inner, count) for inner in event.events]
-            total = pld.identity(value_discretization_interval=VALUE_DISCRETIZATION_INTERVAL)
-            for part in parts:
-                total = total.compose(part)
+            return any(_is_hopeless(inner, count) for inner in event.events)
+        case dp_event.PoissonSampledDpEvent():
+            noise, samples = event.event.noise_multiplier, count * event.sampling_probability
+        case dp_event.GaussianDpEvent():
+            noise, samples = event.noise_multiplier, count
+        case _:
+            noise, samples = event.noise_stddev, count
+    return bool(noise < MIN_NOISE or samples / (2 * noise * noise) > MAX_MEAN_LOSS)
+
+
+def _loss_distribution(event: DpEvent, count: int, interval: float) -> Any:
+    match event:
+        case dp_event.SelfComposedDpEvent():
+            return _loss_distribution(event.event, count * event.count, interval)
+        case dp_event.ComposedDpEvent():
+            total = pld.identity(value_discretization_interval=interval)
+            for inner in event.events:
+                total = total.compose(_loss_distribution(inner, count, interval))
             return total
         case dp_event.GaussianDpEvent():
-            return _gaussian(event.noise_multiplier / math.sqrt(count), 1.0)
+            return _gaussian(event.noise_multiplier / math.sqrt(count), 1.0, interval)
         case dp_event.PoissonSampledDpEvent(event=dp_event.GaussianDpEvent() as inner):
-            return _repeat(_gaussian(inner.noise_multiplier, event.sampling_probability), count)
+            return _repeat(_gaussian(inner.noise_multiplier, event.sampling_probability, interval), count)
         case DiscreteGaussianDpEvent():
-            return _repeat(_discrete_gaussian(event.noise_stddev), count)
+            return _repeat(discrete_gaussian_losses(event.noise_stddev, interval), count)
     raise PrivacyError(f"Expected an event that fedpipe can account for, found {type(event).__name__}.")
 
 
 def _repeat(distribution: Any, count: int) -> Any:
+    if count > MAX_COUNT:
+        raise PrivacyError(f"Expected at most {MAX_COUNT:,} releases of an event, found {count:,}.")
     return distribution if count == 1 else distribution.self_compose(count)
 
 
-@lru_cache(maxsize=64)
-def _gaussian(noise_multiplier: float, sampling_probability: float) -> Any:
+@lru_cache(maxsize=16)
+def _gaussian(noise_multiplier: float, sampling_probability: float, interval: float) -> Any:
+    if sampling_probability > 1 - 1e-6:
+        sampling_probability = 1.0  # dp-accounting fails just below 1; more sampling costs more
     return pld.from_gaussian_mechanism(
         standard_deviation=noise_multiplier,
         sampling_prob=sampling_probability,
-        value_discretization_interval=VALUE_DISCRETIZATION_INTERVAL,
-    )
-
-
-@lru_cache(maxsize=64)
-def _discrete_gaussian(noise_stddev: float) -> Any:
-    return pld.from_discrete_gaussian_mechanism(
-        noise_stddev, sensitivity=1, value_discretization_interval=VALUE_DISCRETIZATION_INTERVAL
+        value_discretization_interval=interval,
     )
 
 
@@ -97,34 +135,55 @@ def renyi_divergence(event: DpEvent, order: int) -> float:
     """
     if order < 2 or order != int(order):
         raise PrivacyError(f"Expected an integer Renyi order of 2 or more, found {order}.")
+    check_event(event)
+    return _divergence(event, order)
+
+
+def _divergence(event: DpEvent, order: int) -> float:
     match event:
         case dp_event.SelfComposedDpEvent():
-            return event.count * renyi_divergence(event.event, order)
+            return float(event.count * _divergence(event.event, order))
         case dp_event.ComposedDpEvent():
-            return sum(renyi_divergence(inner, order) for inner in event.events)
+            return math.fsum(_divergence(inner, order) for inner in event.events)
         case dp_event.GaussianDpEvent():
-            return order / (2 * event.noise_multiplier**2)
+            return _gaussian_divergence(event.noise_multiplier, order)
         case DiscreteGaussianDpEvent():
-            return order / (2 * event.noise_stddev**2)
+            return _gaussian_divergence(event.noise_stddev, order)
         case dp_event.PoissonSampledDpEvent(event=dp_event.GaussianDpEvent() as inner):
             return _sampled_gaussian_divergence(event.sampling_probability, inner.noise_multiplier, order)
     raise PrivacyError(f"Expected an event that fedpipe can account for, found {type(event).__name__}.")
 
 
+def _gaussian_divergence(noise_multiplier: float, order: int) -> float:
+    return max(order / 2 / noise_multiplier / noise_multiplier, sys.float_info.min)
+
+
 def _sampled_gaussian_divergence(probability: float, noise_multiplier: float, order: int) -> float:
     if probability == 1:
-        return order / (2 * noise_multiplier**2)
-    terms = [
-        math.lgamma(order + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(order - k + 1)
-        + k * math.log(probability)
-        + (order - k) * math.log1p(-probability)
-        + k * (k - 1) / (2 * noise_multiplier**2)
-        for k in range(order + 1)
-    ]
+        return _gaussian_divergence(noise_multiplier, order)
+    # The binomial probabilities sum to 1, so the moment is 1 + sum of binomial * (exp(exponent) - 1): all
+    # terms are positive, and a small divergence keeps its digits instead of rounding to zero or below.
+    terms = []
+    for k in range(2, order + 1):
+        exponent = (k - 1) * _gaussian_divergence(noise_multiplier, k)
+        binomial = math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
+        chance = binomial + k * math.log(probability) + (order - k) * math.log1p(-probability)
+        terms.append(chance + exponent + _log1mexp(exponent))
     largest = max(terms)
-    return (largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (order - 1)
+    if largest == math.inf:
+        return math.inf
+    log_excess = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    return _log1pexp(log_excess) / (order - 1)
+
+
+def _log1mexp(x: float) -> float:
+    """Returns log(1 - exp(-x)) for x > 0."""
+    return math.log(-math.expm1(-x))
+
+
+def _log1pexp(x: float) -> float:
+    """Returns log(1 + exp(x))."""
+    return x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x))
 
 
 def renyi_to_epsilon(divergence: float, order: int, delta: float) -> float:

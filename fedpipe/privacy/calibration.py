@@ -11,11 +11,18 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedpipe.errors import PrivacyError
-from fedpipe.privacy.accounting import epsilon
+from fedpipe.privacy.accounting import (
+    COARSE_INTERVALS,
+    MIN_DELTA,
+    VALUE_DISCRETIZATION_INTERVAL,
+    epsilon,
+    epsilon_at,
+)
 from fedpipe.privacy.mechanisms import DpSgd, NoisyHistograms
-from fedpipe.privacy.plan import PrivacyPlan, Query, Split
+from fedpipe.privacy.plan import PrivacyPlan, Query, Split, planned_events
 from fedpipe.privacy.randomness import Kind
 
+MAX_EPSILON = 1000.0
 MIN_NOISE = 0.05
 MAX_NOISE = 1e7
 
@@ -30,16 +37,19 @@ class Shares(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    validate_: float = Field(0.06, gt=0, lt=1, alias="validate")
-    preprocess: float = Field(0.06, gt=0, lt=1)
-    analyze: float = Field(0.10, gt=0, lt=1)
+    validate_: float = Field(
+        0.06, gt=0, lt=1, alias="validate", description="Counts of labels and column health."
+    )
+    preprocess: float = Field(0.06, gt=0, lt=1, description="Counts of values.")
+    analyze: float = Field(0.10, gt=0, lt=1, description="Evaluation, where it shares its records' block.")
 
     def check(self) -> None:
         """Raises PrivacyError when nothing is left for training."""
         total = self.validate_ + self.preprocess + self.analyze
         if total >= 1:
             raise PrivacyError(
-                f"Expected privacy.shares to leave a part for training, found a sum of {total:g}: lower them below 1."
+                f"Expected privacy.shares to leave a part for training, found a sum of {total:g}: "
+                "lower them below 1."
             )
 
 
@@ -48,14 +58,14 @@ class Demand(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    label_histograms: int = 1
-    column_histograms: int
-    feature_histograms: int
-    score_histograms: int
-    sampling_probability: float
-    clipping_norm: float
-    num_rounds: int
-    local_steps: int
+    label_histograms: int = Field(1, ge=1)
+    column_histograms: int = Field(ge=1)
+    feature_histograms: int = Field(ge=0)
+    score_histograms: int = Field(ge=1)
+    sampling_probability: float = Field(gt=0, le=1)
+    clipping_norm: float = Field(gt=0, allow_inf_nan=False)
+    num_rounds: int = Field(ge=1)
+    local_steps: int = Field(ge=1)
     keyed: bool
 
 
@@ -65,8 +75,14 @@ def calibrate(
     """Returns the plan with the least noise whose total cost stays within (epsilon_target, delta).
 
     Raises:
-      PrivacyError: if the shares leave nothing for training, or no noise can meet the target.
+      PrivacyError: if the target is outside (0, 1000] x [1e-10, 1), the shares leave nothing for training, or
+        no noise can meet the target.
     """
+    if not (0 < epsilon_target <= MAX_EPSILON and MIN_DELTA <= delta < 1):
+        raise PrivacyError(
+            f"Expected 0 < epsilon <= {MAX_EPSILON:g} and {MIN_DELTA:g} <= delta < 1, "
+            f"found epsilon {epsilon_target:g} and delta {delta:g}."
+        )
     shares.check()
     mu_squared = gaussian_mu(epsilon_target, delta) ** 2
     both: tuple[Split, ...] = ("train", "eval") if demand.keyed else ("all",)
@@ -127,7 +143,9 @@ def _count_queries(
 def _query(step: str, splits: tuple[Split, ...], num_histograms: int, mu_squared: float) -> Query:
     stddev = math.sqrt(num_histograms / mu_squared)
     return Query(
-        step=step, splits=splits, mechanism=NoisyHistograms(noise_stddev=stddev, num_histograms=num_histograms)
+        step=step,
+        splits=splits,
+        mechanism=NoisyHistograms(noise_stddev=stddev, num_histograms=num_histograms),
     )
 
 
@@ -141,11 +159,11 @@ def _calibrated_training(demand: Demand, spent: list[DpEvent], epsilon_target: f
             local_steps=demand.local_steps,
         )
 
-    def cost(noise_multiplier: float) -> float:
-        query = Query(step="train", splits=("train",), mechanism=mechanism(noise_multiplier))
-        return epsilon([*spent, query.events], delta)
+    def events(noise_multiplier: float) -> list[DpEvent]:
+        return [*spent, planned_events(mechanism(noise_multiplier))]
 
-    return mechanism(_least_noise(cost, epsilon_target, guess=_clt_noise(demand, epsilon_target, delta)))
+    guess = _clt_noise(demand, epsilon_target, delta)
+    return mechanism(_least_noise(events, epsilon_target, delta, guess=guess))
 
 
 def _clt_noise(demand: Demand, epsilon_target: float, delta: float) -> float:
@@ -166,35 +184,54 @@ def _calibrated_evaluation(
     spent = [query.events for query in queries.values() if splits[0] in query.splits]
     count = demand.score_histograms
 
-    def cost(noise_stddev: float) -> float:
-        mechanism = NoisyHistograms(noise_stddev=noise_stddev, num_histograms=count)
-        return epsilon([*spent, mechanism.event], delta)
+    def mechanism(noise_stddev: float) -> NoisyHistograms:
+        return NoisyHistograms(noise_stddev=noise_stddev, num_histograms=count)
+
+    def events(noise_stddev: float) -> list[DpEvent]:
+        return [*spent, planned_events(mechanism(noise_stddev))]
 
     remaining = (1 - shares.validate_) * gaussian_mu(epsilon_target, delta) ** 2
-    stddev = _least_noise(cost, epsilon_target, guess=math.sqrt(count / remaining))
-    mechanism = NoisyHistograms(noise_stddev=stddev, num_histograms=count)
-    return Query(step="analyze", splits=splits, mechanism=mechanism)
+    noise_stddev = _least_noise(events, epsilon_target, delta, guess=math.sqrt(count / remaining))
+    return Query(step="analyze", splits=splits, mechanism=mechanism(noise_stddev))
 
 
-def _least_noise(cost: Callable[[float], float], target: float, *, guess: float) -> float:
-    """Returns nearly the smallest noise, found from `guess`, whose `cost` is at most `target`."""
-    low = high = max(guess, MIN_NOISE)
-    while cost(high) > target:
-        low, high = high, high * 1.2
-        if high > MAX_NOISE:
-            raise PrivacyError(
-                f"Expected epsilon {target:g} to suffice for some noise, found that even noise {high:g} costs more: "
-                "raise privacy.epsilon, or lower privacy.shares or training.rounds."
-            )
-    while low > MIN_NOISE and cost(low) <= target:
-        low, high = max(low / 1.2, MIN_NOISE), low
-    if cost(low) <= target:
-        return low
+def _least_noise(
+    events: Callable[[float], list[DpEvent]], target: float, delta: float, *, guess: float
+) -> float:
+    """Returns nearly the smallest noise, found from `guess`, whose `events` cost at most `target`.
 
-    def excess(log_noise: float) -> float:
-        return math.log(max(cost(math.exp(log_noise)), 1e-9) / target)
+    The search uses coarsely rounded losses, which are bounds as well; the result is checked with fine ones.
+    """
+    interval = min(max(target / 4000, VALUE_DISCRETIZATION_INTERVAL), max(COARSE_INTERVALS))
 
-    noise = math.exp(brentq(excess, math.log(low), math.log(high), xtol=5e-4))
-    while cost(noise) > target:
-        noise *= 1.0005
+    def excess(noise: float) -> float:
+        ratio = epsilon_at(events(noise), delta, interval) / target
+        return math.log(min(max(ratio, 1e-3), 1e3))
+
+    low, high = _bracket(excess, max(guess, MIN_NOISE), target)
+    noise = low
+    if excess(low) > 0:
+        log_noise = brentq(lambda log: excess(math.exp(log)), math.log(low), math.log(high), xtol=5e-4)
+        noise = math.exp(log_noise)
+    while epsilon(events(noise), delta) > target:
+        noise = _larger(noise, 1.0005, target)
     return noise
+
+
+def _bracket(excess: Callable[[float], float], guess: float, target: float) -> tuple[float, float]:
+    """Returns a noise that costs too much, or the least there is, and a larger one that does not."""
+    low = high = guess
+    while excess(high) > 0:
+        low, high = high, _larger(high, 1.2, target)
+    while low > MIN_NOISE and excess(low) <= 0:
+        low, high = max(low / 1.2, MIN_NOISE), low
+    return low, high
+
+
+def _larger(noise: float, factor: float, target: float) -> float:
+    if noise > MAX_NOISE:
+        raise PrivacyError(
+            f"Expected epsilon {target:g} to suffice for some noise, found that even noise {noise:g} costs "
+            "more: raise privacy.epsilon, or lower privacy.shares or training.num_rounds."
+        )
+    return noise * factor

@@ -6,6 +6,7 @@ are stored as versioned JSON, never as an epsilon alone, so that anybody can rec
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -37,11 +38,12 @@ def event_to_json(event: DpEvent) -> dict[str, Any]:
     """Returns the JSON form of `event`.
 
     Raises:
-      PrivacyError: if fedpipe has no accounting for this kind of event.
+      PrivacyError: if fedpipe has no accounting for this kind of event, or a number is not valid.
 
     >>> event_to_json(dp_event.GaussianDpEvent(1.5))
     {'version': 1, 'type': 'Gaussian', 'noise_multiplier': 1.5}
     """
+    check_event(event)
     return {"version": FORMAT_VERSION, **_encode(event)}
 
 
@@ -49,16 +51,24 @@ def event_from_json(data: dict[str, Any]) -> DpEvent:
     """Returns the event that `event_to_json` described.
 
     Raises:
-      PrivacyError: if the version, the type or a field is unknown or not a valid number.
+      PrivacyError: if the version, the type or a field is unknown, missing or not a valid number.
     """
+    if not isinstance(data, dict):
+        raise PrivacyError(f"Expected a privacy event, found {type(data).__name__}.")
     fields = dict(data)
     version = fields.pop("version", None)
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise PrivacyError(f"Expected an event of format version {FORMAT_VERSION}, found {version!r}.")
-    try:
-        return _decode(fields)
-    except (KeyError, TypeError) as error:
-        raise PrivacyError(f"Expected a complete privacy event, found fields {sorted(data)}.") from error
+    return _decode(fields)
+
+
+def check_event(event: DpEvent) -> None:
+    """Raises PrivacyError unless fedpipe can account for `event` and its numbers are valid.
+
+    Events made in code are as little trusted as those that arrive: a noise that is not a
+    number, or a negative count, would make a budget grow.
+    """
+    _decode(_encode(event))
 
 
 def _encode(event: DpEvent) -> dict[str, Any]:
@@ -80,29 +90,56 @@ def _encode(event: DpEvent) -> dict[str, Any]:
     raise PrivacyError(f"Expected an event that fedpipe can account for, found {type(event).__name__}.")
 
 
-def _decode(fields: dict[str, Any]) -> DpEvent:
-    match fields["type"]:
+_FIELDS = {
+    "Gaussian": {"noise_multiplier"},
+    "DiscreteGaussian": {"noise_stddev", "sensitivity"},
+    "PoissonSampled": {"sampling_probability", "event"},
+    "SelfComposed": {"count", "event"},
+    "Composed": {"events"},
+}
+
+
+def _decode(fields: Any) -> DpEvent:
+    kind = _checked_kind(fields)
+    match kind:
         case "Gaussian":
             return dp_event.GaussianDpEvent(_positive(fields["noise_multiplier"]))
-        case "DiscreteGaussian" if fields["sensitivity"] == 1:
+        case "DiscreteGaussian":
+            if _positive(fields["sensitivity"]) != 1:
+                raise PrivacyError(f"Expected sensitivity 1, found {fields['sensitivity']}.")
             return DiscreteGaussianDpEvent(noise_stddev=_positive(fields["noise_stddev"]))
         case "PoissonSampled":
-            probability = _positive(fields["sampling_probability"])
-            if probability > 1:
-                raise PrivacyError(f"Expected sampling_probability <= 1, found {probability}.")
-            return dp_event.PoissonSampledDpEvent(probability, _decode(fields["event"]))
+            return _decode_sampled(fields)
         case "SelfComposed":
             count = fields["count"]
-            if not isinstance(count, int) or count < 1:
+            if type(count) is not int or count < 1:
                 raise PrivacyError(f"Expected a count of 1 or more, found {count!r}.")
             return dp_event.SelfComposedDpEvent(_decode(fields["event"]), count)
-        case "Composed":
-            return dp_event.ComposedDpEvent([_decode(inner) for inner in fields["events"]])
-    raise PrivacyError(f"Expected an event that fedpipe can account for, found {fields['type']!r}.")
+    if not isinstance(fields["events"], list):
+        raise PrivacyError(f"Expected a list of events, found {type(fields['events']).__name__}.")
+    return dp_event.ComposedDpEvent([_decode(inner) for inner in fields["events"]])
+
+
+def _checked_kind(fields: Any) -> str:
+    kind = fields.get("type") if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise PrivacyError(f"Expected an event that fedpipe can account for, found {kind!r}.")
+    if fields.keys() - {"type"} != _FIELDS[kind]:
+        raise PrivacyError(f"Expected {kind} with {sorted(_FIELDS[kind])}, found {sorted(fields)}.")
+    return kind
+
+
+def _decode_sampled(fields: dict[str, Any]) -> DpEvent:
+    probability = _positive(fields["sampling_probability"])
+    if probability > 1:
+        raise PrivacyError(f"Expected sampling_probability <= 1, found {probability}.")
+    inner = _decode(fields["event"])
+    if not isinstance(inner, dp_event.GaussianDpEvent):
+        raise PrivacyError(f"Expected a sampled Gaussian, found a sampled {type(inner).__name__}.")
+    return dp_event.PoissonSampledDpEvent(probability, inner)
 
 
 def _positive(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise PrivacyError(f"Expected a positive finite number in a privacy event, found {value!r}.")
-    return number
+    return float(value)

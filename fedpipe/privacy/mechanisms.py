@@ -65,10 +65,10 @@ class NoisyHistograms(BaseModel):
                 f"Expected at most {self.num_histograms} histograms as planned, found {num_histograms}."
             )
         noise = randomness.discrete_gaussian(self.noise_stddev, sum(array.size for array in arrays.values()))
-        parts = np.split(noise, np.cumsum([array.size for array in arrays.values()])[:-1])
+        ends = np.cumsum([array.size for array in arrays.values()], dtype=np.int64)
         return {
-            name: array.astype(np.int64) + part.reshape(array.shape)
-            for (name, array), part in zip(arrays.items(), parts, strict=True)
+            name: array.astype(np.int64) + noise[end - array.size : end].reshape(array.shape)
+            for (name, array), end in zip(arrays.items(), ends, strict=True)
         }
 
 
@@ -106,7 +106,9 @@ class DpSgd(BaseModel):
 
     def sample(self, num_records: int, randomness: Randomness) -> list[NDArray[np.int32]]:
         """Returns one Poisson batch of row numbers for each local step."""
-        coins = (randomness.bernoulli(self.sampling_probability, num_records) for _ in range(self.local_steps))
+        coins = (
+            randomness.bernoulli(self.sampling_probability, num_records) for _ in range(self.local_steps)
+        )
         return [np.flatnonzero(coin).astype(np.int32) for coin in coins]
 
     def noise(self, num_parameters: int, randomness: Randomness) -> NDArray[np.float32]:

@@ -6,13 +6,24 @@ from typing import Literal
 
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpipe.errors import PrivacyError, nearest
 from fedpipe.privacy.accounting import epsilon
 from fedpipe.privacy.mechanisms import DpSgd, NoisyHistograms
 
 Mechanism = NoisyHistograms | DpSgd
 Split = Literal["train", "eval", "all"]
+
+# What clients do for each query: the step that answers it, with which mechanism, from which records. A plan
+# that arrives must say the same, or a step would read records that pay for another one, or pay for nothing.
+_PLACES: dict[str, tuple[str, type[NoisyHistograms] | type[DpSgd], tuple[Split, ...]]] = {
+    "labels": ("validate", NoisyHistograms, ("train", "eval")),
+    "columns": ("validate", NoisyHistograms, ("train", "eval")),
+    "features": ("preprocess", NoisyHistograms, ("train",)),
+    "training": ("train", DpSgd, ("train",)),
+    "evaluation": ("analyze", NoisyHistograms, ("eval",)),
+}
 
 
 class Query(BaseModel):
@@ -27,7 +38,12 @@ class Query(BaseModel):
     @property
     def events(self) -> DpEvent:
         """The cost of all releases that the plan allows."""
-        return dp_event.SelfComposedDpEvent(self.mechanism.event, self.mechanism.num_releases)
+        return planned_events(self.mechanism)
+
+
+def planned_events(mechanism: Mechanism) -> DpEvent:
+    """Returns the cost of all releases that a plan with `mechanism` allows."""
+    return dp_event.SelfComposedDpEvent(mechanism.event, mechanism.num_releases)
 
 
 class PrivacyPlan(BaseModel):
@@ -50,6 +66,20 @@ class PrivacyPlan(BaseModel):
     randomness: Literal["secure", "seeded"]
     queries: dict[str, Query]
 
+    @model_validator(mode="after")
+    def _check_queries(self) -> PrivacyPlan:
+        if not self.private:
+            if self.queries:
+                raise PrivacyError("Expected no queries in a plan without privacy, found some.")
+            return self
+        for name, query in self.queries.items():
+            _check_query(name, query, self.keyed)
+        steps = {query.step for query in self.queries.values()}
+        missing = [name for name, place in _PLACES.items() if place[0] in steps and name not in self.queries]
+        if missing or not steps:
+            raise PrivacyError(f"Expected a plan for every query of its steps, found none for {missing}.")
+        return self
+
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that have blocks of their own."""
@@ -70,3 +100,13 @@ class PrivacyPlan(BaseModel):
     def total_epsilon(self) -> float:
         """Returns the run's epsilon for one record: the largest over its possible blocks."""
         return max(self.epsilon_of(split) for split in self.splits)
+
+
+def _check_query(name: str, query: Query, keyed: bool) -> None:
+    if name not in _PLACES:
+        raise PrivacyError(f"Expected a query that clients know, found {name!r}. {nearest(name, _PLACES)}")
+    step, kind, splits = _PLACES[name]
+    expected = (step, kind.__name__, splits if keyed else ("all",))
+    found = (query.step, type(query.mechanism).__name__, query.splits)
+    if found != expected:
+        raise PrivacyError(f"Expected {name} to be step, mechanism and splits {expected}, found {found}.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpipe.ledger.certificate import PrivacyStatement
 from fedpipe.learning.evaluation import Metrics
+from fedpipe.ledger.certificate import PrivacyStatement
 
 
 class _Frozen(BaseModel):
@@ -25,7 +25,9 @@ class SimulationOnly(_Frozen):
     """Exact figures that only a simulation can know; a federation has none of them."""
 
     exact_metrics: dict[str, float]
-    baseline: dict[str, float] = Field(description="The same features pooled, logistic regression, no privacy.")
+    baseline: dict[str, float] = Field(
+        description="The same features pooled, logistic regression, no privacy."
+    )
     num_examples: dict[str, int]
 
 

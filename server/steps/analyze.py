@@ -37,7 +37,8 @@ def analyze(
             step="analyze",
             values={"transform": transform.model_dump(mode="json"), "bins": bins.model_dump(mode="json")},
             arrays={"weights": weights},
-        )
+        ),
+        among=spans.clients,
     )
     sums = {name: sum_arrays(replies, name) for name in replies[0].arrays}
     noise_stddev = asker.noise_stddev("evaluation")

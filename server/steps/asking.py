@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fedpipe.federation import Clients, Reply, Request
@@ -18,9 +19,9 @@ class Asker:
     run_id: str
     terms: RunTerms
 
-    def ask(self, request: Request) -> list[Reply]:
-        """Returns the answers of all clients that gave one, or raises when they are too few."""
-        replies, _ = ask_cohort(self.clients, request, self.terms.training)
+    def ask(self, request: Request, among: Collection[str]) -> list[Reply]:
+        """Returns the answers of those clients of `among` that gave one, or raises when they are too few."""
+        replies, _ = ask_cohort(self.clients, request, self.terms.training, among=among)
         return replies
 
     def noise_stddev(self, query: str) -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fedpipe.errors import FedpipeError
-from fedpipe.files import sync_directory
+from fedpipe.files import make_private_directory, sync_directory
+from fedpipe.learning.vectors import Vector
 from server.artifacts import Model, ModelVersion, PushedModel
 
 
@@ -36,10 +37,12 @@ def deploy(
     return {"pushed_model": pushed}
 
 
-def _push(target: Path, model_version: ModelVersion, weights: np.ndarray) -> None:
+def _push(target: Path, model_version: ModelVersion, weights: Vector) -> None:
     from fedpipe.learning.serving import export_model
 
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_directory(target.parent)
+    for abandoned in target.parent.glob(".staging-*"):  # by a process that was killed here
+        shutil.rmtree(abandoned, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=".staging-"))
     try:
         export_model(

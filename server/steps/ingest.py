@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedpipe.federation import Request
+from pydantic import ValidationError
+
+from fedpipe.errors import FederationError
+from fedpipe.federation import Reply, Request
 from fedpipe.federation.rounds import ask_cohort
 from fedpipe.ledger.certificate import Commitment
 from server.artifacts import Spans
@@ -18,14 +21,22 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
     replies, refusals = ask_cohort(asker.clients, request, terms.training)
-    commitments = tuple(
-        Commitment(client=reply.client, span=span["name"], hmac_sha256=span["commitment"])
-        for reply in replies
-        for span in reply.values["spans"]
-    )
+    commitments = tuple(commitment for reply in replies for commitment in _commitments(reply))
     spans = Spans(
         schema_version=terms.data_schema.version,
         commitments=commitments,
         refusals={refusal.client: refusal.reason for refusal in refusals},
     )
     return {"spans": spans}
+
+
+def _commitments(reply: Reply) -> list[Commitment]:
+    try:
+        return [
+            Commitment(client=reply.client, span=span["name"], hmac_sha256=span["commitment"])
+            for span in reply.values["spans"]
+        ]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise FederationError(
+            f"Expected commitments from {reply.client}, found something else: is its fedpipe the same?"
+        ) from error

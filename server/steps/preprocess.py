@@ -17,13 +17,15 @@ def preprocess(
 ) -> dict[str, Transform]:
     """Returns the Transform. Asks nobody when the schema declares all that it needs."""
     schema = asker.terms.data_schema
+    counted = statistics.label_counts
     num_columns = len(profiled_columns(schema))
-    replies = asker.ask(Request(run_id=asker.run_id, step="preprocess")) if num_columns else []
+    request = Request(run_id=asker.run_id, step="preprocess")
+    replies = asker.ask(request, among=counted) if num_columns else []
     transform = fit_transform(
         [sum_arrays(replies, f"column_{index}") for index in range(num_columns)],
         schema,
         asker.terms.preprocess,
         noise_stddev=asker.noise_stddev("features") * len(replies) ** 0.5,
-        num_records=max(float(sum(statistics.class_counts("train"))), 1.0),
+        num_records=max(float(sum(sum(counted[reply.client][0]) for reply in replies)), 1.0),
     )
     return {"transform": transform}

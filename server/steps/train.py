@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from fedpipe.data import Transform
-from fedpipe.federation.rounds import CHECKPOINT, TrainingState, run_rounds
+from fedpipe.federation.rounds import TrainingState, run_rounds
 from fedpipe.files import write_atomically
+from fedpipe.learning import ModelDefinition, TrainingSettings
 from fedpipe.ledger.certificate import Dropout
-from fedpipe.learning import ModelDefinition
+from fedpipe.privacy import DpSgd, PrivacyPlan
 from server.artifacts import Model, Spans, Statistics
 from server.steps.asking import Asker
 
 WEIGHTS = "weights.npy"
 SURE_DEVIATIONS = 2.0
+NOISE_DRIFT = 0.3
+MAX_LEARNING_RATE = 4.0
 
 
 def train(
@@ -38,14 +42,15 @@ def train(
         settings=terms.model, num_features=transform.num_features, num_classes=schema.num_classes
     )
     sizes = statistics.train_sizes()
+    learning_rate = choose_learning_rate(training, terms.plan, sizes)
     state = run_rounds(
         asker.clients,
         run_id=asker.run_id,
-        settings=training,
+        settings=training.model_copy(update={"learning_rate": learning_rate}),
         initial=initial_weights(definition, seed),
         values={
             "transform": transform.model_dump(mode="json"),
-            "local_step_sizes": _local_step_sizes(asker, statistics, sizes),
+            "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
         },
         sizes=sizes,
         least_total=SURE_DEVIATIONS * statistics.total_noise_stddev(schema.num_classes),
@@ -54,32 +59,55 @@ def train(
         on_round=lambda done: on_round(done, training.num_rounds),
     )
     write_atomically(directory / WEIGHTS, lambda stream: np.save(stream, state.result))
-    (directory / CHECKPOINT).unlink(missing_ok=True)
     model = Model(
         definition=definition,
         weights_file=WEIGHTS,
         num_rounds=training.num_rounds,
-        dropouts=_dropouts(state),
+        dropouts=_dropouts(state, spans),
         private=terms.plan.private,
     )
     return {"model": model}
 
 
-def _local_step_sizes(asker: Asker, statistics: Statistics, sizes: dict[str, float]) -> dict[str, float]:
+def choose_learning_rate(training: TrainingSettings, plan: PrivacyPlan, sizes: dict[str, float]) -> float:
+    """Returns the configured step size, or the largest at which noise cannot carry the weights away.
+
+    Over T steps of size r, noise of standard deviation s in the mean gradient moves each weight by
+    about r s sqrt(T); `auto` holds that at NOISE_DRIFT. All of it is known: the plan is public, the
+    sizes are released counts.
+    """
+    if training.learning_rate != "auto":
+        return training.learning_rate
+    query = plan.queries.get("training")
+    if query is None or not isinstance(query.mechanism, DpSgd):
+        return MAX_LEARNING_RATE
+    mechanism = query.mechanism
+    stddev = mechanism.noise_multiplier * mechanism.clipping_norm * math.sqrt(len(sizes))
+    batch = mechanism.sampling_probability * max(sum(sizes.values()), 1.0)
+    num_steps = mechanism.num_rounds * mechanism.local_steps
+    drift_free = NOISE_DRIFT * batch / (stddev * math.sqrt(num_steps))
+    return min(MAX_LEARNING_RATE, drift_free) * (1 - training.momentum)
+
+
+def _local_step_sizes(
+    asker: Asker, statistics: Statistics, sizes: dict[str, float], learning_rate: float
+) -> dict[str, float]:
     """Returns what each client's local steps are divided by; nothing to say for a single step."""
     training = asker.terms.training
     if training.local_steps == 1:
         return {}
     least = SURE_DEVIATIONS * statistics.label_noise_stddev * asker.terms.data_schema.num_classes**0.5
     return {
-        client: training.learning_rate / (training.sampling_probability * max(size, least, 1.0))
+        client: learning_rate / (training.sampling_probability * max(size, least, 1.0))
         for client, size in sizes.items()
     }
 
 
-def _dropouts(state: TrainingState) -> tuple[Dropout, ...]:
+def _dropouts(state: TrainingState, spans: Spans) -> tuple[Dropout, ...]:
+    """Returns who takes part and was missing in which round."""
     return tuple(
         Dropout(server_round=record.server_round, client=client)
         for record in state.history
-        for client in record.missing
+        for client in spans.clients
+        if client not in record.answered
     )

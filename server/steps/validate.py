@@ -12,7 +12,7 @@ from fedpipe.config import ValidateSettings
 from fedpipe.data.statistics import HEALTH
 from fedpipe.errors import DataError
 from fedpipe.federation import Request
-from fedpipe.federation.messages import sum_arrays
+from fedpipe.federation.messages import array_of, sum_arrays
 from server.artifacts import Anomalies, Anomaly, Spans, Statistics
 from server.steps.asking import Asker
 
@@ -27,11 +27,12 @@ def validate(
     Raises:
       DataError: the data cannot train a model, or is suspicious and the policy is to stop.
     """
-    replies = asker.ask(Request(run_id=asker.run_id, step="validate"))
+    replies = asker.ask(Request(run_id=asker.run_id, step="validate"), among=spans.clients)
     schema = asker.terms.data_schema
-    health = sum_arrays(replies, "columns")
+    labels_shape = (2, schema.num_classes + 1)
+    health = sum_arrays(replies, "columns", (len(schema.columns), len(HEALTH)))
     statistics = Statistics(
-        label_counts={reply.client: reply.arrays["labels"].tolist() for reply in replies},
+        label_counts={reply.client: array_of(reply, "labels", labels_shape).tolist() for reply in replies},
         column_health={name: row.tolist() for name, row in zip(schema.columns, health, strict=True)},
         label_noise_stddev=asker.noise_stddev("labels"),
         column_noise_stddev=asker.noise_stddev("columns") * len(replies) ** 0.5,
@@ -55,9 +56,7 @@ def _find(statistics: Statistics, asker: Asker, settings: ValidateSettings) -> I
             )
 
 
-def _label_anomalies(
-    statistics: Statistics, asker: Asker, settings: ValidateSettings
-) -> Iterator[Anomaly]:
+def _label_anomalies(statistics: Statistics, asker: Asker, settings: ValidateSettings) -> Iterator[Anomaly]:
     label = asker.terms.data_schema.label
     *classes, unknown = statistics.class_counts("train")
     slack = DEVIATIONS * statistics.total_noise_stddev(1)
@@ -71,19 +70,21 @@ def _label_anomalies(
         )
     elif max(classes) + slack >= 0.999 * (labelled + slack) and sorted(classes)[-2] + slack < 1:
         yield Anomaly(
-            column=label.name, problem="only one class seems to occur: see schema.label.classes", severity="error"
+            column=label.name,
+            problem="only one class seems to occur: see schema.label.classes",
+            severity="error",
         )
     if unknown - slack > settings.max_unlabelled_share * total:
         yield Anomaly(
-            column=label.name, problem=f"about {unknown / total:.0%} of the records have no label", severity="warning"
+            column=label.name,
+            problem=f"about {unknown / total:.0%} of the records have no label",
+            severity="warning",
         )
 
 
 def _gate(anomalies: Anomalies, settings: ValidateSettings) -> None:
     stopping = [
-        anomaly
-        for anomaly in anomalies.found
-        if anomaly.severity == "error" or settings.on_anomaly == "stop"
+        anomaly for anomaly in anomalies.found if anomaly.severity == "error" or settings.on_anomaly == "stop"
     ]
     if stopping:
         first = stopping[0]

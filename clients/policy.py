@@ -1,0 +1,51 @@
+"""What a data owner allows. Her node decides by this, whatever a coordinator asks."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedpipe.errors import LedgerError
+from fedpipe.federation.terms import RunTerms
+from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
+from fedpipe.privacy import PrivacyPlan
+
+DEFAULT_EPSILON = 1.0
+
+
+class NodePolicy(BaseModel):
+    """The owner's settings. A coordinator cannot change any of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lifetime_epsilon: float | None = Field(None, gt=0, description="Lifetime budget of a new block.")
+    lifetime_delta: float = Field(1e-5, gt=0, lt=1, description="Delta of that budget.")
+    lifetime_runs: int | None = Field(
+        None,
+        ge=1,
+        description="Alternatively: a new block affords this many runs like its first (simulations).",
+    )
+    allow_not_private: bool = Field(False, description="Whether runs without privacy may read the records.")
+    seed: int | None = Field(
+        None, description="Seed for plans with seeded randomness (tests); None refuses them."
+    )
+
+    def check(self, terms: RunTerms) -> None:
+        """Raises LedgerError when `terms` are not allowed."""
+        plan = terms.plan
+        if not plan.private and not self.allow_not_private:
+            raise LedgerError("Expected a private plan, found privacy.enabled=false: refused by policy.")
+        if plan.randomness == "seeded" and self.seed is None:
+            raise LedgerError(
+                "Expected secure randomness, found a plan with a seeded generator: refused by policy."
+            )
+        if plan.private and plan.keyed != (terms.data_schema.key is not None):
+            raise LedgerError(
+                "Expected separate budgets for training and evaluation exactly when the schema has a key, "
+                "found otherwise: an amended record could change its block."
+            )
+
+    def block_policy(self, plan: PrivacyPlan) -> BlockPolicy:
+        """Returns the budget of a block that `plan` is the first to use."""
+        if self.lifetime_epsilon is None and self.lifetime_runs is not None:
+            return policy_for_runs(plan, self.lifetime_runs)
+        return policy_for_budget(self.lifetime_epsilon or DEFAULT_EPSILON, self.lifetime_delta)

@@ -1,0 +1,166 @@
+"""Tables as CSV, JSON lines and Parquet hold them: all cells as text, under the file's own names.
+
+A message says where a file is broken, never what is written there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from fedpipe.errors import DataError
+
+CHUNK_ROWS = 50_000
+
+
+def read_csv_header(path: Path) -> list[str]:
+    """Returns the column names of a CSV file."""
+    with _open_text(path) as lines:
+        return next(_csv_rows(lines, path.name))
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Returns a CSV file whose rows all have as many fields as its header."""
+    with _open_text(path) as lines:
+        rows = _csv_rows(lines, path.name)
+        names = next(rows)
+        chunks = [pd.DataFrame(columns=range(len(names)), dtype=str)]
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            chunks.append(pd.DataFrame(chunk, dtype=str))
+    return pd.concat(chunks, ignore_index=True).set_axis(names, axis=1)
+
+
+def read_json_lines(path: Path) -> pd.DataFrame:
+    """Returns a file of one JSON object per line; a name that a line lacks is an empty cell."""
+    chunks = []
+    with _open_text(path) as lines:
+        rows = (_json_row(line, path.name, number) for number, line in enumerate(lines, 1) if line.strip())
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            chunks.append(pd.DataFrame(chunk).fillna("").astype(str))
+    if not chunks:
+        raise DataError(f"Expected one JSON object per line in {path.name}, found an empty file.")
+    return pd.concat(chunks, ignore_index=True).fillna("")
+
+
+def read_parquet_header(path: Path) -> list[str]:
+    """Returns the column names of a Parquet file."""
+    with _parquet_errors(path):
+        return [str(name) for name in pyarrow.parquet.read_schema(path).names]
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Returns a Parquet file as it is stored: no index, no partitions from the folder's name."""
+    with _parquet_errors(path):
+        table = pyarrow.parquet.ParquetFile(path).read()
+        table.validate(full=True)
+    columns = {index: _column_text(table.column(index), path.name) for index in range(table.num_columns)}
+    return pd.DataFrame(columns).set_axis(table.column_names, axis=1)
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[Iterable[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield stream
+    except UnicodeDecodeError:  # not chained: it holds a piece of the file
+        raise DataError(
+            f"Expected UTF-8 text in {path.name}, found other bytes in line {_undecodable_line(path)}: "
+            "save it as UTF-8."
+        ) from None
+
+
+def _undecodable_line(path: Path) -> int:
+    with path.open("rb") as lines:
+        broken = (n for n, line in enumerate(lines, 1) if line.decode(errors="ignore").encode() != line)
+        return next(broken, 1)
+
+
+def _csv_rows(lines: Iterable[str], source: str) -> Iterator[list[str]]:
+    """Yields the header, then every record."""
+    reader = csv.reader(lines, strict=True)
+    width, line = 0, 1
+    try:
+        for row in reader:
+            width = width or len(row)
+            if row and len(row) != width:
+                raise DataError(
+                    f"Expected {width} fields, as in the header, in {source} line {line}, found {len(row)}: "
+                    "look for a missing quote or a row cut short."
+                )
+            line = reader.line_num + 1
+            if row:
+                yield row
+    except csv.Error:
+        raise DataError(
+            f"Expected well-formed CSV in {source}, found a broken quote or a cell of more than "
+            f"{csv.field_size_limit()} characters in the record that starts in line {line}."
+        ) from None
+    if not width:
+        raise DataError(f"Expected a header and rows in {source}, found an empty file.")
+
+
+def _json_row(line: str, source: str, number: int) -> dict[str, str]:
+    row = _parse_json(line, source, number)
+    if not isinstance(row, dict):
+        raise DataError(f"Expected a JSON object in {source} line {number}, found a {type(row).__name__}.")
+    cells = {name: _cell_text(value) for name, value in row.items()}
+    try:
+        "".join((*cells, *cells.values())).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"Expected Unicode text in {source} line {number}, found half of a surrogate pair."
+        ) from None
+    return cells
+
+
+def _parse_json(line: str, source: str, number: int) -> object:
+    try:
+        return json.loads(line.rstrip())
+    except json.JSONDecodeError as error:
+        detail = f"an error at column {error.colno}"
+    except (RecursionError, ValueError):
+        detail = "a number or a nesting beyond all bounds"
+    raise DataError(f"Expected JSON in {source} line {number}, found {detail}.")
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # not for what the file holds
+        raise DataError(
+            f"Expected a Parquet file at {path.name}, found something else or a damaged one: export it again."
+        ) from error
+
+
+def _column_text(column: pa.ChunkedArray, source: str) -> pd.Series[str]:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.fill_null("").to_pandas()
+    try:
+        return pd.Series([_cell_text(value) for value in column.to_pylist()], dtype=str)
+    except (ValueError, OverflowError, pa.ArrowException):
+        raise DataError(
+            f"Expected text, numbers or dates in {source}, found {column.type} cells: convert them."
+        ) from None
+
+
+def _cell_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # NaN and NaT
+        return ""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    return str(value)

@@ -1,0 +1,81 @@
+"""What a run's report shows beside its summary: plain values, every one charged or public."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedpipe.data import Schema
+from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
+from fedpipe.ledger.certificate import Certificate
+from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a column that a person should look at."""
+
+    column: str
+    problem: str
+    severity: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCounts:
+    """The noisy counts of `validate` and what they led to. A standard deviation of 0 means exact counts.
+
+    Attributes:
+      label_counts: by client, [train, eval] x [classes in order, unknown].
+      column_health: by column, summed over clients, records by `fedpipe.data.statistics.HEALTH`.
+      label_noise_stddev: absolute, of each cell of one client's label counts.
+      column_noise_stddev: absolute, of each cell of column_health.
+      findings: what looked suspicious.
+      refusals: by client that does not take part, its reason.
+    """
+
+    label_counts: Mapping[str, list[list[int]]]
+    column_health: Mapping[str, list[int]]
+    label_noise_stddev: float
+    column_noise_stddev: float
+    findings: tuple[Finding, ...]
+    refusals: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Curves of a private evaluation with two classes; empty with more.
+
+    `noise_stddev` is absolute, of each cell of the summed score histograms.
+    """
+
+    roc: tuple[RocPoint, ...]
+    reliability: tuple[ReliabilityPoint, ...]
+    noise_stddev: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvidence:
+    """What stands behind a run's summary.
+
+    Attributes:
+      description: one line for people.
+      created_at: ISO 8601, when the model version was registered.
+      schema: the public columns and classes.
+      certificate: the run's privacy certificate.
+      counts: what is known of the data.
+      curves: what is known of the model's scores.
+      executions: every try of every step, in order.
+      artifacts: what the steps made.
+      settings: the configuration without its schema, by name.
+    """
+
+    description: str
+    created_at: str
+    schema: Schema
+    certificate: Certificate
+    counts: DataCounts
+    curves: Curves
+    executions: tuple[ExecutionRecord, ...]
+    artifacts: tuple[ArtifactRecord, ...]
+    settings: Mapping[str, Any]

@@ -1,0 +1,311 @@
+"""What every kernel of local DP-SGD must do, whatever computes the clipped sums."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedpipe.errors import ConfigError, PrivacyError
+from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
+from fedpipe.learning.architectures import build_model, initial_weights
+from fedpipe.learning.kernel import Kernel, LocalTask, make_kernel
+from fedpipe.learning.tensorflow_runtime import tf
+from fedpipe.learning.vectors import Vector, flatten, unflatten
+
+KERNELS = get_args(TrainingSettings.model_fields["kernel"].annotation)
+NUM_FEATURES = 6
+Rows = list[list[int]]
+
+
+def define(kind: str, classes: int, *, hidden: tuple[int, ...] = (5, 3)) -> ModelDefinition:
+    settings = ModelSettings.model_validate({"type": kind, "hidden_units": hidden})
+    return ModelDefinition(settings=settings, num_features=NUM_FEATURES, num_classes=classes)
+
+
+DEFINITIONS = [define(kind, classes) for kind in ("logistic_regression", "mlp") for classes in (2, 10)]
+
+
+def describe(definition: ModelDefinition) -> str:
+    return f"{definition.settings.type}-{definition.num_classes}"
+
+
+@pytest.fixture(params=KERNELS)
+def kernel_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=DEFINITIONS, ids=describe)
+def definition(request: pytest.FixtureRequest) -> ModelDefinition:
+    assert isinstance(request.param, ModelDefinition)
+    return request.param
+
+
+@pytest.fixture
+def kernel(kernel_name: str, definition: ModelDefinition) -> Kernel:
+    return make_kernel(kernel_name, definition)
+
+
+def make_task(definition: ModelDefinition, rows: Rows, **changes: Any) -> LocalTask:
+    generator = np.random.default_rng(1)
+    weights = initial_weights(definition, 7)
+    fields: dict[str, Any] = {
+        "weights": (weights + 0.1 * generator.normal(size=weights.size)).astype(np.float32),
+        "features": generator.normal(size=(150, NUM_FEATURES)).astype(np.float32),
+        "labels": generator.integers(definition.num_classes, size=150).astype(np.int32),
+        "batches": [np.array(batch, np.int32) for batch in rows],
+        "noise": np.zeros((len(rows), weights.size), np.float32),
+        "clipping_norm": 0.7,
+        "local_step_size": 0.0,
+    }
+    return LocalTask(**{**fields, **changes})
+
+
+def gradient(definition: ModelDefinition, task: LocalTask, weights: Vector, row: int) -> NDArray[np.float64]:
+    """Returns one example's gradient from a model and a loss of its own: no code of the kernels."""
+    model = build_model(definition)
+    model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in model.weights]))
+    losses = tf.keras.losses
+    kind = losses.BinaryCrossentropy if definition.num_classes == 2 else losses.SparseCategoricalCrossentropy
+    loss = kind(from_logits=True)
+    with tf.GradientTape() as tape:
+        value = loss(task.labels[row : row + 1, np.newaxis], model(task.features[row : row + 1]))
+    return flatten([part.numpy() for part in tape.gradient(value, model.trainable_variables)]).astype(
+        np.float64
+    )
+
+
+def clip(vector: NDArray[np.float64], norm: float) -> NDArray[np.float64]:
+    return vector * min(1.0, norm / max(float(np.linalg.norm(vector)), 1e-30))
+
+
+def reference_sum(
+    definition: ModelDefinition, task: LocalTask, weights: Vector, rows: list[int]
+) -> NDArray[np.float64]:
+    norm = np.inf if task.clipping_norm is None else task.clipping_norm
+    parts = [clip(gradient(definition, task, weights, row), norm) for row in rows]
+    return np.sum(parts, axis=0) if parts else np.zeros(weights.size)
+
+
+def assert_close(found: Vector, expected: NDArray[Any]) -> None:
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=3e-6)
+
+
+def test_logistic_gradient_by_hand(kernel_name: str) -> None:
+    definition = define("logistic_regression", 2)
+    features = np.array([[3, 0, 4, 0, 0, 0], [0, 0.5, 0, 0, 0, 0]], np.float32)
+    task = make_task(
+        definition,
+        [[0, 1]],
+        weights=np.zeros(7, np.float32),
+        features=features,
+        labels=np.array([1, 0], np.int32),
+        clipping_norm=1.0,
+    )
+    # (sigmoid(0) - y) * (x, 1): the first of norm sqrt(26) / 2 is clipped, the second is not.
+    first = np.array([-3, 0, -4, 0, 0, 0, -1]) / np.sqrt(26)
+    second = np.array([0, 0.25, 0, 0, 0, 0, 0.5])
+    assert_close(make_kernel(kernel_name, definition).noisy_sums(task), first + second)
+
+
+@pytest.mark.parametrize("clipping_norm", [0.05, 0.7, 100.0, None])
+def test_sum_is_that_of_independent_gradients(
+    kernel: Kernel, definition: ModelDefinition, clipping_norm: float | None
+) -> None:
+    rows = [0, 3, 5, 8, 13, 21]
+    task = make_task(definition, [rows], clipping_norm=clipping_norm)
+    assert_close(kernel.noisy_sums(task), reference_sum(definition, task, task.weights, rows))
+
+
+def test_sum_is_that_of_one_example_at_a_time(kernel: Kernel, definition: ModelDefinition) -> None:
+    rows = list(range(1, 68))  # more than a chunk of 64
+    alone = [kernel.noisy_sums(make_task(definition, [[row]])).astype(np.float64) for row in rows]
+    assert_close(kernel.noisy_sums(make_task(definition, [rows])), np.sum(alone, axis=0))
+
+
+@pytest.mark.parametrize("clipping_norm", [1e-3, 0.3, 2.0])
+def test_no_record_contributes_more_than_the_clipping_norm(
+    kernel: Kernel, definition: ModelDefinition, clipping_norm: float
+) -> None:
+    features = np.random.default_rng(3).normal(size=(40, NUM_FEATURES)) * np.logspace(-3, 15, 40)[:, None]
+    changes = {"features": features.astype(np.float32), "clipping_norm": clipping_norm}
+    norms = [
+        float(np.linalg.norm(kernel.noisy_sums(make_task(definition, [[row]], **changes)).astype(float)))
+        for row in range(40)
+    ]
+    # float32 rounds; the certificate says so.
+    assert max(norms) <= clipping_norm * (1 + 1e-6)
+    assert max(norms) >= clipping_norm * (1 - 1e-5)
+
+
+def test_removing_a_record_moves_one_step_by_at_most_the_clipping_norm(
+    kernel: Kernel, definition: ModelDefinition
+) -> None:
+    rows = list(range(100))
+    whole = kernel.noisy_sums(make_task(definition, [rows]))
+    for row in (0, 63, 64, 99):
+        less = kernel.noisy_sums(make_task(definition, [[r for r in rows if r != row]]))
+        assert np.linalg.norm(whole.astype(float) - less) <= 0.7 + 1e-5
+
+
+def test_empty_batch_returns_exactly_the_noise(kernel: Kernel, definition: ModelDefinition) -> None:
+    size = initial_weights(definition, 0).size
+    noise = np.random.default_rng(2).normal(size=(1, size)).astype(np.float32)
+    found = kernel.noisy_sums(make_task(definition, [[]], noise=noise))
+    np.testing.assert_array_equal(found, noise[0])
+
+
+def test_client_without_records_returns_exactly_the_noise(
+    kernel: Kernel, definition: ModelDefinition
+) -> None:
+    size = initial_weights(definition, 0).size
+    noise = np.random.default_rng(2).normal(size=(2, size)).astype(np.float32)
+    nothing = {"features": np.zeros((0, NUM_FEATURES), np.float32), "labels": np.zeros(0, np.int32)}
+    found = kernel.noisy_sums(make_task(definition, [[], []], noise=noise, local_step_size=0.5, **nothing))
+    np.testing.assert_array_equal(found, noise[0] + noise[1])
+
+
+def test_noise_is_added_once_and_unscaled(kernel: Kernel, definition: ModelDefinition) -> None:
+    size = initial_weights(definition, 0).size
+    noise = np.random.default_rng(2).normal(size=(1, size)).astype(np.float32)
+    rows = [list(range(80))]
+    quiet = kernel.noisy_sums(make_task(definition, rows))
+    assert_close(kernel.noisy_sums(make_task(definition, rows, noise=noise)) - noise[0], quiet)
+
+
+def test_local_steps_follow_the_documented_recurrence(kernel: Kernel, definition: ModelDefinition) -> None:
+    rows: Rows = [[0, 1, 2], [], [2, 3], [4, 5, 6, 7]]
+    size = initial_weights(definition, 0).size
+    noise = 0.1 * np.random.default_rng(2).normal(size=(len(rows), size)).astype(np.float32)
+    task = make_task(definition, rows, noise=noise, local_step_size=0.3, clipping_norm=4.0)
+    total = np.zeros(size)
+    for batch, draw in zip(rows, noise, strict=True):
+        weights = (task.weights - task.local_step_size * total).astype(np.float32)
+        total += reference_sum(definition, task, weights, batch) + draw
+    assert_close(kernel.noisy_sums(task), total)
+    still = make_task(definition, rows, noise=noise, local_step_size=0.0, clipping_norm=4.0)
+    assert np.abs(kernel.noisy_sums(still) - total).max() > 1e-3
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38, -3e38])
+def test_record_without_a_finite_gradient_contributes_nothing(
+    kernel: Kernel, definition: ModelDefinition, value: float
+) -> None:
+    rows = list(range(70))
+    task = make_task(definition, [[row for row in rows if row != 5]])
+    expected = kernel.noisy_sums(task)
+    features = task.features.copy()
+    features[5] = value
+    broken = make_task(definition, [rows], features=features)
+    if not np.isfinite(gradient(definition, broken, broken.weights, 5).astype(np.float32)).all():
+        assert_close(kernel.noisy_sums(broken), expected)
+    alone = kernel.noisy_sums(make_task(definition, [[5]], features=features))
+    assert np.isfinite(alone).all()
+    assert np.linalg.norm(alone) <= 0.7 * (1 + 1e-6)
+    assert_close(kernel.noisy_sums(broken), expected.astype(float) + alone)
+
+
+@pytest.mark.parametrize("clipping_norm", [0.7, None])
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e38])
+def test_overflowing_norm_contributes_nothing(
+    kernel_name: str, value: float, clipping_norm: float | None
+) -> None:
+    definition = define("logistic_regression", 2)
+    features = np.full((1, NUM_FEATURES), value, np.float32)
+    changes = {"features": features, "labels": np.ones(1, np.int32), "clipping_norm": clipping_norm}
+    task = make_task(definition, [[0]], weights=np.zeros(7, np.float32), **changes)
+    assert not make_kernel(kernel_name, definition).noisy_sums(task).any()
+
+
+def test_diverged_weights_return_the_noise(kernel: Kernel, definition: ModelDefinition) -> None:
+    size = initial_weights(definition, 0).size
+    noise = np.ones((1, size), np.float32)
+    weights = np.full(size, np.nan, np.float32)
+    found = kernel.noisy_sums(make_task(definition, [[0, 1]], weights=weights, noise=noise))
+    np.testing.assert_array_equal(found, noise[0])
+
+
+def test_repeated_row_counts_twice(kernel: Kernel, definition: ModelDefinition) -> None:
+    once = kernel.noisy_sums(make_task(definition, [[4]]))
+    other = kernel.noisy_sums(make_task(definition, [[9]]))
+    assert_close(kernel.noisy_sums(make_task(definition, [[4, 9, 4]])), 2.0 * once + other)
+
+
+def test_order_of_rows_does_not_matter(kernel: Kernel, definition: ModelDefinition) -> None:
+    rows = list(range(100))
+    assert_close(
+        kernel.noisy_sums(make_task(definition, [rows[::-1]])),
+        kernel.noisy_sums(make_task(definition, [rows])),
+    )
+
+
+def test_kernels_of_different_models_do_not_interfere(kernel_name: str) -> None:
+    tasks = [(define("mlp", 2, hidden=hidden), [[0, 1, 2]]) for hidden in ((5, 3), (4,), (5, 3, 2))]
+    before = [make_kernel(kernel_name, model).noisy_sums(make_task(model, rows)) for model, rows in tasks]
+    after = [make_kernel(kernel_name, model).noisy_sums(make_task(model, rows)) for model, rows in tasks]
+    for first, second in zip(before, after, strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert len({vector.size for vector in before}) == 3
+
+
+def test_clients_in_threads_do_not_see_each_others_weights(kernel_name: str) -> None:
+    definition = define("logistic_regression", 2)
+    kernel = make_kernel(kernel_name, definition)
+    tasks = [
+        make_task(definition, [[0, 1, 2]], weights=np.full(7, number % 4, np.float32)) for number in range(40)
+    ]
+    expected = [kernel.noisy_sums(task) for task in tasks]
+    with ThreadPoolExecutor(8) as pool:
+        for found, alone in zip(pool.map(kernel.noisy_sums, tasks), expected, strict=True):
+            np.testing.assert_array_equal(found, alone)
+
+
+def test_task_leaves_nothing_behind(kernel: Kernel, definition: ModelDefinition) -> None:
+    task = make_task(definition, [[0, 1], [2]], local_step_size=0.5)
+    first = kernel.noisy_sums(task)
+    size = task.weights.size
+    kernel.noisy_sums(make_task(definition, [[3]], weights=np.full(size, 9, np.float32)))
+    np.testing.assert_array_equal(kernel.noisy_sums(task), first)
+
+
+def test_one_kernel_serves_all_clients_and_is_compiled_once(
+    kernel_name: str, definition: ModelDefinition
+) -> None:
+    kernel = make_kernel(kernel_name, definition)
+    assert make_kernel(kernel_name, definition) is kernel
+    batches: list[Rows] = [[[0]], [list(range(130))], [[], []], [[1, 2], [3], [4]]]
+    for rows in batches:
+        kernel.noisy_sums(make_task(definition, rows, clipping_norm=float(len(rows))))
+    kernel.noisy_sums(make_task(definition, [[0]], clipping_norm=None))
+    traces = [
+        function.experimental_get_tracing_count()
+        for function in vars(kernel).values()
+        if hasattr(function, "experimental_get_tracing_count")
+    ]
+    assert traces == [1]
+
+
+def test_step_without_its_noise_is_refused(definition: ModelDefinition) -> None:
+    size = initial_weights(definition, 0).size
+    for shape in ((1, size), (3, size), (2, size - 1), (2, 1), (size,)):
+        with pytest.raises(PrivacyError, match="Expected noise of shape"):
+            make_task(definition, [[0], [1]], noise=np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("clipping_norm", [0.0, -1.0, np.inf, np.nan])
+def test_bound_that_bounds_nothing_is_refused(clipping_norm: float) -> None:
+    with pytest.raises(PrivacyError, match="clipping_norm"):
+        make_task(DEFINITIONS[0], [[0]], clipping_norm=clipping_norm)
+
+
+def test_task_shows_no_record() -> None:
+    assert "array" not in repr(make_task(DEFINITIONS[0], [[0]]))
+
+
+def test_unknown_kernel_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="tensorflow_privacy"):
+        make_kernel("tensorflow_privcy", DEFINITIONS[0])

@@ -1,0 +1,498 @@
+"""What leaves a node: every answer is charged, planned, repeatable and noisy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clients import handlers
+from clients.node import Node
+from fedpipe.errors import BudgetError, FederationError, LedgerError, PrivacyError
+from fedpipe.federation import Reply, Request
+from fedpipe.federation.messages import encode_reply
+from fedpipe.federation.terms import RunTerms
+from fedpipe.learning import kernel
+from fedpipe.learning.score_histograms import ScoreBins
+from fedpipe.ledger import Ledger
+from fedpipe.privacy import SeededRandomness
+
+MakeTerms = Callable[..., RunTerms]
+MakeNode = Callable[..., Node]
+Offer = Callable[..., Request]
+
+TRANSFORM = {
+    "features": [
+        {
+            "type": "numeric",
+            "column": "age",
+            "lower": 0.0,
+            "upper": 100.0,
+            "center": 0.0,
+            "scale": 100.0,
+        }
+    ],
+    "missing_tokens": [""],
+}
+NOT_PRIVATE = {
+    "private": False,
+    "epsilon": 1.0,
+    "delta": 1e-5,
+    "keyed": True,
+    "randomness": "secure",
+    "queries": {},
+}
+
+
+class FakeKernel:
+    """Sums the features of each batch, adds the noise, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.tasks: list[kernel.LocalTask] = []
+
+    def noisy_sums(self, task: kernel.LocalTask) -> np.ndarray[Any, Any]:
+        self.tasks.append(task)
+        total = sum(task.features[batch].sum(axis=0) for batch in task.batches)
+        return np.asarray(total + task.noise.sum(axis=0), dtype=np.float32)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    """The kernel that the node trains with: TensorFlow takes seconds to import."""
+    fake = FakeKernel()
+    monkeypatch.setattr(kernel, "make_kernel", lambda name, definition: fake)
+    return fake
+
+
+def train_request(server_round: int = 1, **changes: Any) -> Request:
+    request = Request(
+        run_id="run-1",
+        step="train",
+        server_round=server_round,
+        values={"transform": TRANSFORM, "local_step_sizes": {}},
+        arrays={"weights": np.zeros(1, np.float32)},
+    )
+    return replace(request, **changes)
+
+
+@pytest.fixture
+def accepted(make_node: MakeNode, make_terms: MakeTerms, offer: Offer) -> Node:
+    """A node that has accepted run-1."""
+    node = make_node()
+    handlers.ingest(node, offer(make_terms()))
+    return node
+
+
+def num_releases(node: Node, run_id: str = "run-1") -> int:
+    with Ledger(node.ledger_path) as ledger:
+        return ledger.num_releases(run_id)
+
+
+def test_an_ingest_reply_holds_nothing_observed(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    """Other records, any number of them: only the keyed commitment differs."""
+    replies = []
+    for lines in (["r1,30,ulm,y"], [f"x{n},{n},nowhere,?" for n in range(40)], []):
+        node = make_node(lines=lines)
+        node.ledger_path.unlink(missing_ok=True)
+        replies.append(handlers.ingest(node, offer(make_terms())))
+    commitments = [reply.values["spans"][0].pop("commitment") for reply in replies]
+    assert {encode_reply(reply) for reply in replies} == {
+        encode_reply(Reply(client="client-1", values={"schema_version": "1", "spans": [{"name": "undated"}]}))
+    }
+    assert len(set(commitments)) == 3
+    assert all(len(commitment) == 64 for commitment in commitments)
+
+
+def test_a_commitment_needs_the_node_s_key(make_node: MakeNode, make_terms: MakeTerms, offer: Offer) -> None:
+    node = make_node()
+    before = handlers.ingest(node, offer(make_terms(), "run-1")).values
+    node.key_path.write_bytes(b"another key of enough bytes")
+    after = handlers.ingest(node, offer(make_terms(), "run-2")).values
+    assert before != after
+
+
+def test_ingest_reserves_the_whole_run_before_anything_is_answered(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    node = make_node(lifetime_runs=1)
+    handlers.ingest(node, offer(make_terms(), "run-1"))
+    with Ledger(node.ledger_path) as ledger:
+        spending = ledger.spending()
+    assert max(block.held / block.budget for block in spending) == pytest.approx(1.0)
+    assert all(block.held > 0 for block in spending)
+    assert sum(block.num_releases for block in spending) == 0
+    with pytest.raises(BudgetError, match=r"Requested: .*remaining: .*difference: "):
+        handlers.ingest(node, offer(make_terms(), "run-2"))
+
+
+def test_the_same_offer_is_accepted_again_at_no_cost(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    node = make_node(lifetime_runs=1)
+    first = handlers.ingest(node, offer(make_terms()))
+    assert encode_reply(handlers.ingest(node, offer(make_terms()))) == encode_reply(first)
+
+
+@pytest.mark.parametrize("values", [{}, {"terms": None}, {"terms": {"plan": 1}}])
+def test_an_offer_without_terms_is_refused(make_node: MakeNode, values: dict[str, Any]) -> None:
+    with pytest.raises(FederationError, match="terms of a run"):
+        handlers.ingest(make_node(), Request(run_id="run-1", step="ingest", values=values))
+
+
+@pytest.mark.parametrize("step", ["validate", "preprocess", "train", "analyze"])
+def test_a_step_before_ingest_is_refused(make_node: MakeNode, step: str) -> None:
+    with pytest.raises(LedgerError, match="ingest comes first"):
+        handlers.release(make_node(), Request(run_id="run-1", step=step))
+
+
+@pytest.mark.parametrize("step", ["ingest", "finish", "read_everything", ""])
+def test_only_planned_steps_are_released(accepted: Node, step: str) -> None:
+    with pytest.raises(FederationError, match="validate, preprocess, train, analyze"):
+        handlers.release(accepted, Request(run_id="run-1", step=step))
+
+
+def test_the_plan_cannot_be_changed_after_ingest(accepted: Node, make_terms: MakeTerms, offer: Offer) -> None:
+    weaker = make_terms().plan.model_dump(mode="json")
+    weaker["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
+    with pytest.raises(LedgerError, match="terms"):
+        handlers.ingest(accepted, offer(make_terms(plan=weaker)))
+    with Ledger(accepted.ledger_path) as ledger:
+        assert RunTerms.model_validate_json(ledger.terms("run-1", "client-1")) == make_terms()
+
+
+@pytest.mark.parametrize(
+    ("query", "changes"),
+    [
+        ("columns", None),
+        ("columns", {"step": "preprocess"}),
+        ("columns", {"splits": ["train"]}),
+        ("columns", {"step": "later"}),
+        ("training", None),
+        ("training", {"splits": ["eval"]}),
+        (
+            "training",
+            {"mechanism": {"kind": "noisy_histograms", "noise_stddev": 1.0, "num_histograms": 1}},
+        ),
+    ],
+    ids=str,
+)
+def test_a_plan_that_leaves_a_query_uncharged_is_refused(
+    make_node: MakeNode,
+    make_terms: MakeTerms,
+    offer: Offer,
+    trained: FakeKernel,
+    query: str,
+    changes: dict[str, Any] | None,
+) -> None:
+    """A coordinator that would get exact answers beside a charge for something else."""
+    request = offer(make_terms())
+    queries = request.values["terms"]["plan"]["queries"]
+    if changes is None:
+        del queries[query]
+    else:
+        queries[query] |= changes
+    node = make_node()
+
+    def run() -> None:
+        handlers.ingest(node, request)
+        handlers.release(node, Request(run_id="run-1", step="validate"))
+        handlers.release(node, train_request())
+
+    with pytest.raises((FederationError, LedgerError, PrivacyError, BudgetError)):
+        run()
+
+
+def test_a_query_without_a_mechanism_is_never_answered(accepted: Node, make_terms: MakeTerms) -> None:
+    """Even if such a plan were ever accepted."""
+    terms = make_terms()
+    bare = terms.model_copy(update={"plan": terms.plan.model_copy(update={"queries": {}})})
+    for step in ("validate", "preprocess", "train"):
+        with pytest.raises(PrivacyError, match="charges"):
+            handlers.RELEASES[step](accepted, train_request(step=step), bare)
+
+
+def test_records_cannot_be_moved_to_other_blocks_by_a_later_run(
+    accepted: Node, make_terms: MakeTerms, offer: Offer
+) -> None:
+    with pytest.raises(LedgerError, match="first divided"):
+        handlers.ingest(accepted, offer(make_terms(eval_fraction=0.5), "run-2"))
+    handlers.ingest(accepted, offer(make_terms(), "run-3"))
+
+
+def test_an_identical_train_request_gets_identical_bytes_for_one_charge(
+    accepted: Node, trained: FakeKernel
+) -> None:
+    first = handlers.release(accepted, train_request())
+    again = handlers.release(accepted, train_request())
+    assert encode_reply(first) == encode_reply(again)
+    assert num_releases(accepted) == 1
+    assert len(trained.tasks) == 1
+
+
+def test_with_secure_randomness_too_the_stored_reply_is_given_again(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    plan = make_terms().plan.model_dump(mode="json") | {"randomness": "secure"}
+    node = make_node(seed=None)
+    handlers.ingest(node, offer(make_terms(plan=plan)))
+    replies = {encode_reply(handlers.release(node, train_request())) for _ in range(3)}
+    assert len(replies) == 1
+    second = handlers.release(node, train_request(2))
+    assert encode_reply(second) not in replies
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": {"weights": np.ones(1, np.float32)}},
+        {"values": {"transform": TRANSFORM, "local_step_sizes": {"client-1": 0.1}}},
+    ],
+    ids=["weights", "step-size"],
+)
+def test_other_content_under_the_same_identity_is_refused(
+    accepted: Node, trained: FakeKernel, change: dict[str, Any]
+) -> None:
+    handlers.release(accepted, train_request())
+    with pytest.raises(LedgerError, match="other content"):
+        handlers.release(accepted, train_request(**change))
+    assert num_releases(accepted) == 1
+
+
+def test_no_more_rounds_are_answered_than_planned(accepted: Node, trained: FakeKernel) -> None:
+    for server_round in (1, 2, 3):
+        handlers.release(accepted, train_request(server_round))
+    for further in (train_request(4), train_request(1, attempt=1), train_request(0)):
+        with pytest.raises(BudgetError, match="all planned releases"):
+            handlers.release(accepted, further)
+    assert num_releases(accepted) == 3
+
+
+@pytest.mark.parametrize("step", ["validate", "preprocess"])
+def test_a_counting_step_is_answered_once(accepted: Node, step: str) -> None:
+    request = Request(run_id="run-1", step=step)
+    first = handlers.release(accepted, request)
+    assert encode_reply(handlers.release(accepted, request)) == encode_reply(first)
+    for further in (replace(request, attempt=1), replace(request, server_round=1)):
+        with pytest.raises(BudgetError, match="all planned releases"):
+            handlers.release(accepted, further)
+
+
+def test_nothing_is_returned_when_the_charge_fails(
+    accepted: Node, trained: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise LedgerError("Expected room on the disk, found none.")
+
+    monkeypatch.setattr(Ledger, "commit", fail)
+    with pytest.raises(LedgerError, match="disk"):
+        handlers.release(accepted, train_request())
+    monkeypatch.undo()
+    assert num_releases(accepted) == 0
+
+
+def test_the_charge_and_the_reply_are_durable_before_the_reply_is_returned(
+    accepted: Node, trained: FakeKernel
+) -> None:
+    """Killed after the answer was computed: whoever asks again gets what was charged."""
+    reply = handlers.release(accepted, train_request())
+    restarted = replace(accepted)
+    with Ledger(restarted.ledger_path) as ledger:
+        identity = handlers.ReleaseId(run_id="run-1", client="client-1", step="train", server_round=1)
+        assert ledger.stored_reply(identity, train_request().digest) == encode_reply(reply)
+
+
+def test_finishing_frees_what_was_not_released_and_ends_the_run(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    node = make_node(lifetime_runs=1)
+    handlers.ingest(node, offer(make_terms(), "run-1"))
+    for _ in range(2):
+        handlers.finish(node, Request(run_id="run-1", step="finish"))
+    handlers.ingest(node, offer(make_terms(), "run-2"))
+    with pytest.raises(LedgerError, match=r"closed|open claim"):
+        handlers.release(node, train_request())
+    with pytest.raises(LedgerError, match="closed"):
+        handlers.ingest(node, offer(make_terms(), "run-1"))
+
+
+def test_what_was_released_stays_spent_after_finishing(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    node = make_node(lifetime_runs=1)
+    handlers.ingest(node, offer(make_terms(), "run-1"))
+    handlers.release(node, Request(run_id="run-1", step="validate"))
+    handlers.finish(node, Request(run_id="run-1", step="finish"))
+    with pytest.raises(BudgetError):
+        handlers.ingest(node, offer(make_terms(), "run-2"))
+
+
+def test_a_seeded_plan_is_refused_at_once_without_the_owner_s_seed(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    node = make_node(seed=None)
+    with pytest.raises(LedgerError, match="refused by policy"):
+        handlers.ingest(node, offer(make_terms()))
+    assert not node.ledger_path.exists()
+
+
+def test_a_run_without_privacy_is_refused_unless_allowed(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    with pytest.raises(LedgerError, match="refused by policy"):
+        handlers.ingest(make_node(), offer(make_terms(plan=NOT_PRIVATE)))
+
+
+def test_a_run_without_privacy_is_exact_and_leaves_budgets_alone(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    node = make_node(allow_not_private=True, lifetime_runs=1)
+    handlers.ingest(node, offer(make_terms(plan=NOT_PRIVATE), "run-1"))
+    counts = handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"]
+    assert counts.sum() == 12
+    handlers.release(node, train_request())
+    assert (trained.tasks[0].noise == 0).all()
+    assert trained.tasks[0].clipping_norm is None
+    with Ledger(node.ledger_path) as ledger:
+        assert ledger.spending() == []
+    handlers.ingest(node, offer(make_terms(), "run-2"))
+
+
+def _released(node: Node, step: str, monkeypatch: pytest.MonkeyPatch) -> Reply:
+    request = Request(run_id="run-1", step=step)
+    if step == "analyze":
+        fake = SimpleNamespace(predict=lambda definition, weights, features: np.full(len(features), 0.7))
+        monkeypatch.setitem(sys.modules, "fedpipe.learning.architectures", fake)
+        bins = ScoreBins.around(0.5, 8).model_dump(mode="json")
+        request = replace(train_request(0), step=step, values={"transform": TRANSFORM, "bins": bins})
+    return handlers.release(node, request)
+
+
+@pytest.mark.parametrize("step", ["validate", "preprocess", "analyze"])
+@pytest.mark.parametrize("num_records", [0, 1, 12])
+def test_every_count_that_leaves_is_an_integer_with_noise(
+    make_node: MakeNode,
+    make_terms: MakeTerms,
+    offer: Offer,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    num_records: int,
+) -> None:
+    """A client without any record answers as loudly as the others."""
+    node = make_node(lines=[f"r{n},{20 + n},ulm,y" for n in range(num_records)])
+    handlers.ingest(node, offer(make_terms()))
+    reply = _released(node, step, monkeypatch)
+    values = np.concatenate([array.ravel() for array in reply.arrays.values()])
+    assert {array.dtype for array in reply.arrays.values()} == {np.dtype(np.int64)}
+    # Noise of standard deviation 3: eight or more cells are never all within a count of the truth.
+    assert values.size >= 8
+    assert np.abs(values).max() > 2
+    assert (values < 0).any()
+    assert reply.values == {}
+
+
+@pytest.mark.parametrize("step", ["validate", "preprocess", "analyze"])
+def test_shapes_do_not_depend_on_the_records(
+    make_node: MakeNode,
+    make_terms: MakeTerms,
+    offer: Offer,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    shapes = []
+    for number, lines in enumerate(([], ["r1,?,ulm,y"], None)):
+        node = make_node(f"client-{number}", lines=lines)
+        handlers.ingest(node, offer(make_terms()))
+        reply = _released(node, step, monkeypatch)
+        shapes.append({name: array.shape for name, array in reply.arrays.items()})
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_a_client_without_records_trains_pure_noise(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    node = make_node(lines=[])
+    handlers.ingest(node, offer(make_terms()))
+    sums = handlers.release(node, train_request()).arrays["sum"]
+    [task] = trained.tasks
+    assert [len(batch) for batch in task.batches] == [0, 0]
+    assert sums.tolist() == task.noise.sum(axis=0).tolist()
+    assert sums[0] != 0
+    assert sums.dtype == np.float32
+
+
+def test_noise_has_the_planned_size_whatever_the_client_holds(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    weights = np.zeros(20_000, np.float32)
+    for name, lines in (("empty", []), ("full", None)):
+        node = make_node(name, lines=lines)
+        handlers.ingest(node, offer(make_terms()))
+        handlers.release(node, train_request(arrays={"weights": weights}))
+    for task in trained.tasks:
+        assert task.noise.shape == (2, 20_000)
+        assert task.clipping_norm == 1.0
+        assert task.noise.std() == pytest.approx(2.0, rel=0.02)
+
+
+def test_batches_and_noise_come_from_the_node_s_generator(
+    accepted: Node, make_terms: MakeTerms, trained: FakeKernel
+) -> None:
+    handlers.release(accepted, train_request())
+    [task] = trained.tasks
+    mechanism = make_terms().plan.queries["training"].mechanism
+    generator = accepted.randomness(make_terms().plan, train_request())
+    assert isinstance(generator, SeededRandomness)
+    batches = mechanism.sample(len(task.labels), generator)  # type: ignore[union-attr]
+    assert [batch.tolist() for batch in task.batches] == [batch.tolist() for batch in batches]
+    noise = mechanism.noise(1, generator)  # type: ignore[union-attr]
+    assert task.noise.tolist() == noise.tolist()
+
+
+def test_only_labelled_training_records_train(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    node = make_node(lines=[f"r{n},{n},ulm,{'y' if n % 2 else 'unknown'}" for n in range(40)])
+    terms = make_terms()
+    handlers.ingest(node, offer(terms))
+    handlers.release(node, train_request())
+    shard = node.shard(terms)
+    expected = int(((shard.labels >= 0) & ~shard.is_eval).sum())
+    assert 0 < expected < 20
+    assert trained.tasks[0].features.shape == (expected, 1)
+
+
+def test_local_steps_move_by_the_size_given_for_this_client(accepted: Node, trained: FakeKernel) -> None:
+    sizes = {"client-1": 0.25, "client-2": 9.0}
+    handlers.release(accepted, train_request(values={"transform": TRANSFORM, "local_step_sizes": sizes}))
+    assert trained.tasks[0].local_step_size == 0.25
+
+
+def test_unequal_clients_answer_from_their_own_records(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    nodes = [make_node("small", lines=["r1,1,ulm,y"]), make_node("large")]
+    totals = []
+    for node in nodes:
+        plan = make_terms().plan.model_dump(mode="json")
+        plan["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
+        handlers.ingest(node, offer(make_terms(plan=plan)))
+        totals.append(
+            int(handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"].sum())
+        )
+    assert totals == [1, 12]
+    with Ledger(nodes[0].ledger_path) as ledger:
+        assert {str(spending.block) for spending in ledger.spending()} == {
+            f"{name}/undated/{split}" for name in ("small", "large") for split in ("train", "eval")
+        }
+
+
+def test_the_ledger_of_a_node_is_its_own_file(accepted: Node, tmp_path: Path) -> None:
+    assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
