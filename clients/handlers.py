@@ -191,9 +191,7 @@ def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Reque
 
 
 def _definition(terms: RunTerms, transform: Transform) -> ModelDefinition:
-    return ModelDefinition(
-        settings=terms.model, num_features=transform.num_features, num_classes=terms.data_schema.num_classes
-    )
+    return ModelDefinition.make(terms.model, transform, terms.data_schema.num_classes)
 
 
 MechanismType = TypeVar("MechanismType", DpSgd, NoisyHistograms)

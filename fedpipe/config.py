@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedpipe.config_errors import explain
 from fedpipe.data import PreprocessSettings, Schema
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.learning import ModelSettings, TrainingSettings
@@ -24,18 +26,30 @@ class DataSettings(_Strict):
     """Where a simulation's records come from. Real clients bring their own."""
 
     source: str | None = Field(
-        None, description="A built-in data set (sklearn:breast_cancer, sklearn:digits); --data replaces it."
+        None,
+        description="A built-in population: synthetic:complaints, sklearn:breast_cancer, sklearn:digits, or "
+        "idx:FOLDER (images in the format of MNIST); --data replaces it.",
     )
+    limit: int | None = Field(None, ge=1, description="Use only so many records of it, for a quick look.")
 
 
 class FederationSettings(_Strict):
     """How a simulation divides records among clients."""
 
-    num_clients: int = Field(10, ge=1, le=10_000, description="Number of clients, unless a column or file decides.")
-    partition: Literal["iid", "dirichlet", "column", "file"] = Field(
-        "iid", description="iid; dirichlet (label skew); column (schema.client_column); file (one client a file)."
+    num_clients: int = Field(
+        10, ge=1, le=10_000, description="Number of clients, unless a column or file decides."
     )
-    dirichlet_alpha: float = Field(1.0, gt=0, description="Label skew of a dirichlet partition; smaller is more.")
+    partition: Literal["iid", "dirichlet", "column", "file"] = Field(
+        "iid",
+        description="iid; dirichlet (label skew); column (schema.client_column); file (one client a file).",
+    )
+    dirichlet_alpha: float = Field(
+        1.0, gt=0, description="Label skew of a dirichlet partition; smaller is more."
+    )
+    min_records: int = Field(1, ge=1, description="A client with fewer records is small.")
+    small_clients: Literal["keep", "pool", "drop"] = Field(
+        "pool", description="Small clients stay, are pooled into one client, or are left out."
+    )
     engine: Literal["in-process"] = Field("in-process", description="What runs the Flower apps.")
 
 
@@ -45,9 +59,15 @@ class ValidateSettings(_Strict):
     max_unusable_share: float = Field(
         0.5, gt=0, le=1, description="Largest share of missing or malformed cells in a column."
     )
-    max_unlabelled_share: float = Field(0.9, gt=0, le=1, description="Largest share of records without a label.")
-    min_records: float = Field(20.0, ge=0, description="Least (noisy) number of labelled training records in all.")
-    on_anomaly: Literal["warn", "stop"] = Field("warn", description="What a suspicious column does to the run.")
+    max_unlabelled_share: float = Field(
+        0.9, gt=0, le=1, description="Largest share of records without a label."
+    )
+    min_records: float = Field(
+        20.0, ge=0, description="Least (noisy) number of labelled training records in all."
+    )
+    on_anomaly: Literal["warn", "stop"] = Field(
+        "warn", description="What a suspicious column does to the run."
+    )
 
 
 class AnalyzeSettings(_Strict):
@@ -59,7 +79,9 @@ class AnalyzeSettings(_Strict):
 class PrivacySettings(_Strict):
     """The promise to each record."""
 
-    enabled: bool = Field(True, description="false trains without noise; every artifact is marked NOT PRIVATE.")
+    enabled: bool = Field(
+        True, description="false trains without noise; every artifact is marked NOT PRIVATE."
+    )
     epsilon: float = Field(8.0, ge=0.01, le=1000, description="Total per record, over all steps of a run.")
     delta: float = Field(1e-5, gt=0, lt=0.1, description="Total per record, over all steps of a run.")
     shares: Shares = Field(default_factory=lambda: Shares.model_validate({}), description="Budget by step.")
@@ -67,8 +89,15 @@ class PrivacySettings(_Strict):
         "secure", description="seeded is for tests: repeatable noise protects nobody, and is marked."
     )
     lifetime_epsilon: float | None = Field(
-        None, gt=0, description="Budget of a record over all runs; none: three runs of the first configuration."
+        None,
+        gt=0,
+        description="Budget of a record over all runs; none: three runs of the first configuration.",
     )
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> PrivacySettings:
+        self.shares.check()
+        return self
 
 
 class Config(_Strict):
@@ -76,11 +105,11 @@ class Config(_Strict):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$", description="Name of the problem and its pipeline.")
     description: str = Field("", description="One line for people.")
-    data: DataSettings = Field(default_factory=DataSettings)
+    data: DataSettings = Field(default_factory=lambda: DataSettings.model_validate({}))
     data_schema: Schema = Field(alias="schema", description="Columns, label and key.")
     eval_fraction: float = Field(0.25, gt=0, lt=1, description="Part of the records kept for evaluation.")
-    federation: FederationSettings = Field(default_factory=FederationSettings)
-    validation: ValidateSettings = Field(default_factory=ValidateSettings)
+    federation: FederationSettings = Field(default_factory=lambda: FederationSettings.model_validate({}))
+    validation: ValidateSettings = Field(default_factory=lambda: ValidateSettings.model_validate({}))
     preprocess: PreprocessSettings = Field(default_factory=lambda: PreprocessSettings.model_validate({}))
     model: ModelSettings = Field(default_factory=lambda: ModelSettings.model_validate({}))
     training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
@@ -131,7 +160,7 @@ def parse_config(raw: Mapping[str, Any], *, source: str) -> Config:
     try:
         return Config.model_validate(dict(raw))
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
+        raise ConfigError(explain(error, Config, raw, source)) from error
 
 
 def _config_directory() -> Path:
@@ -141,66 +170,67 @@ def _config_directory() -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"Expected YAML in {path.name}, found {error.problem}{where}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Expected YAML text in {path.name}, found something else.") from error
+        problem = str(error.problem).removeprefix("but ").removeprefix("found ")
+        raise ConfigError(f"Expected YAML in {path.name}, found {problem}{where}: correct it.") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"Expected YAML text in {path.name}, found something else: "
+            "save it as UTF-8, with dates in quotes."
+        ) from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"Expected settings (key: value) in {path.name}, found {type(raw).__name__}.")
+        raise ConfigError(
+            f"Expected settings (key: value) in {path.name}, found {type(raw).__name__}: "
+            "see 'fedpipe config show breast_cancer'."
+        )
     return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which YAML would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1 and key.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator or not key.strip("."):
-        raise ConfigError(f"Expected --set key.path=value, found {override!r}.")
+    *parents, leaf = key.strip().split(".")
+    if not separator or not all((*parents, leaf)):
+        raise ConfigError(
+            f"Expected --set KEY.PATH=VALUE, such as --set privacy.epsilon=4, found {override!r}."
+        )
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Expected a YAML value in --set {override!r}, found none.") from error
-    *parents, leaf = key.strip().split(".")
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"Expected a YAML value in --set {override!r}, found none: put text in quotes."
+        ) from error
     target = raw
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise ConfigError(f"Expected a group of settings at {parent!r} in --set {override!r}, found a value.")
-    target[leaf] = _number(value)
+            raise ConfigError(
+                f"Expected a group of settings at {parent!r} in --set {override!r}, found a value: "
+                "set it without what follows."
+            )
+    target[leaf] = _with_numbers(value)
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-5 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the configuration"
-    if first["type"] == "extra_forbidden":
-        return (
-            f"Expected a known setting, found {where!r} in {source}. "
-            f"{nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
-        )
-    if first["type"] == "missing":
-        return f"Expected a setting {where!r} in {source}, found none: add it."
-    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r}"
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    wanted = wanted.removeprefix("expected ").removesuffix(".")
-    return f"Expected {where} to be {wanted}{found} (in {source})."
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        model = fields.get(str(part))
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _with_numbers(value: Any) -> Any:
+    """Returns `value` with numbers where YAML 1.1 reads text for want of a point, as in 1e-5."""
+    if isinstance(value, list):
+        return [_with_numbers(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _with_numbers(entry) for name, entry in value.items()}
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+", value)
+    return float(value) if is_number else value

@@ -58,6 +58,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
+def ordered_json(value: Any) -> str:
+    """Returns the compact JSON text of `value` with keys in their own order, which may mean something.
+
+    The order of a schema's classes is that of the model's outputs, for one.
+
+    >>> ordered_json({"b": 1, "a": 2})
+    '{"b":1,"a":2}'
+    """
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
 def sha256(data: bytes) -> str:
     """Returns the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -14,7 +14,7 @@ from fedpipe.entry import own_packages_first, run_command
 if TYPE_CHECKING:
     from simulations.run import SimulationRequest
 
-DEFAULT_CONFIG = "breast_cancer"
+DEFAULT_CONFIG = "complaints"
 
 
 def simulate(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpipe.data import Transform
+from fedpipe.data import Schema, Transform
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.evaluation import Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
@@ -107,6 +107,7 @@ class ModelVersion(_Artifact):
     better_than_chance: bool
     class_names: tuple[str, ...]
     columns: tuple[str, ...]
+    data_schema: Schema
     transform: Transform
     definition: ModelDefinition
     certificate: Certificate

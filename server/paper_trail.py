@@ -82,7 +82,7 @@ def list_models(root: Path) -> list[dict[str, Any]]:
 def show_model(root: Path, reference: str) -> dict[str, Any]:
     """Returns a version without its bulky parts."""
     version = find_model(root, reference)
-    return version.model_dump(mode="json", exclude={"transform", "certificate"})
+    return version.model_dump(mode="json", exclude={"transform", "certificate", "data_schema"})
 
 
 def find_model(root: Path, reference: str) -> ModelVersion:

@@ -21,7 +21,7 @@ def predict_file(root: Path, reference: str, source: Path) -> Iterator[dict[str,
       WorkspaceError: if the version was never deployed.
     """
     version = find_model(root, reference)
-    frame = read_features(source, version.columns, {})
+    frame = read_features(source, version.data_schema)
     path = Workspace.open_existing(root).models_dir / version.name / str(version.version)
     if not path.is_dir():
         raise WorkspaceError(

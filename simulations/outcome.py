@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.reports.evidence import Curves, DataCounts, Finding, RunEvidence
 from fedpipe.reports.summary import Paths, RunSummary
 from server.artifacts import Anomalies, Evaluation, ModelVersion, PushedModel, Spans, Statistics
-from simulations.population import SimulatedClient
+from simulations.population import Population
 from simulations.referee import judge
 
 REPORT = "report.html"
@@ -74,7 +74,7 @@ def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
     )
 
 
-def summarize(outcome: Outcome, clients: Sequence[SimulatedClient], *, owners_log: Path) -> RunSummary:
+def summarize(outcome: Outcome, population: Population, *, owners_log: Path) -> RunSummary:
     """Returns the run's summary, with what only its simulation knows."""
     version, model_path = outcome.version, outcome.workspace.root / outcome.pushed.path
     return RunSummary(
@@ -87,8 +87,10 @@ def summarize(outcome: Outcome, clients: Sequence[SimulatedClient], *, owners_lo
         better_than_chance=version.better_than_chance,
         num_clients=len(outcome.spans.clients),
         rounds=outcome.config.training.num_rounds,
-        warnings=tuple(_warnings(outcome, owners_log)),
-        simulation_only=judge(outcome.config, clients, transform=version.transform, model_path=model_path),
+        warnings=(*_warnings(outcome, owners_log), *population.notes),
+        simulation_only=judge(
+            outcome.config, population.clients, transform=version.transform, model_path=model_path
+        ),
         paths=_paths(outcome, model_path),
         timings_seconds={
             record.step: round(record.duration_seconds or 0.0, 3)

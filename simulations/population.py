@@ -16,10 +16,18 @@ from numpy.typing import NDArray
 
 from fedpipe.config import Config, FederationSettings
 from fedpipe.data.cells import parse_labels
-from fedpipe.data.readers import check_header, find_files, read_raw, select_columns
+from fedpipe.data.readers import check_header, find_files, read_header, read_raw, select_columns
+from fedpipe.data.schema import Label, normalize_name
 from fedpipe.errors import ConfigError, DataError
 from fedpipe.files import make_private_directory, write_atomically
 from simulations.datasets import load_dataset
+
+POOLED = "others"
+MAX_NAME = 60
+LEGAL_FORMS = frozenset(
+    "and association co company companies corp corporation inc incorporated llc lllp llp lp ltd na national "
+    "nv plc sa the usa us".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,14 @@ class SimulatedClient:
     name: str
     source: Path
     key_path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """The clients, and what their making left to be said."""
+
+    clients: tuple[SimulatedClient, ...]
+    notes: tuple[str, ...]
 
 
 def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
@@ -54,19 +70,31 @@ def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
     return files
 
 
+def without_absent_key(config: Config, files: Sequence[Path]) -> Config:
+    """Returns `config` without its key when some file lacks that column.
+
+    Training and evaluation then share a record's budget. Headers are public; no record is read.
+    """
+    key = config.data_schema.key
+    if key is None or all(key in map(normalize_name, read_header(file)) for file in files):
+        return config
+    return config.model_copy(update={"data_schema": config.data_schema.model_copy(update={"key": None})})
+
+
 def make_population(
     config: Config, files: Sequence[Path], *, directory: Path, seed: int
-) -> list[SimulatedClient]:
+) -> Population:
     """Divides the records among clients and writes one file for each into `directory`.
 
     `seed` fixes the division and the clients' keys, hence their splits.
 
     Raises:
-      DataError: if there are no labelled records, or fewer records than clients.
+      DataError: if there are no labelled records, one class only, or fewer records than clients.
     """
-    shards = _divide(config, files, seed)
+    shards, notes = _settle_small(_divide(config, files, seed), config.federation)
     make_private_directory(directory)
-    return [_write_client(name, frame, directory, seed) for name, frame in sorted(shards.items())]
+    clients = [_write_client(name, frame, directory, seed) for name, frame in sorted(shards.items())]
+    return Population(clients=tuple(clients), notes=tuple(notes))
 
 
 def _divide(config: Config, files: Sequence[Path], seed: int) -> dict[str, pd.DataFrame]:
@@ -74,19 +102,49 @@ def _divide(config: Config, files: Sequence[Path], seed: int) -> dict[str, pd.Da
     tables = [(file.stem, select_columns(read_raw(file), schema, file.name)) for file in files]
     if not files:
         source = str(config.data.source)
-        tables = [(source, select_columns(load_dataset(source), schema, source))]
+        tables = [(source, select_columns(load_dataset(source, config.data.limit), schema, source))]
     frame = pd.concat([table for _, table in tables], ignore_index=True)
-    labels = parse_labels(frame[schema.label.name], schema.label)
-    if not (labels >= 0).any():
-        raise DataError(
-            f"Expected labels {', '.join(schema.label.names)} in column {schema.label.name!r}, "
-            "found none of them: list their spellings under schema.label.classes."
-        )
+    labels = parse_labels(frame[schema.label.name], schema.label, schema.missing_tokens)
+    _check_classes(labels, schema.label)
     if settings.partition == "file":
         return _named(tables)
     if settings.partition == "column":
         return _by_column(frame, schema.client_column)
     return _at_random(frame, labels, settings, np.random.default_rng(seed))
+
+
+def _check_classes(labels: NDArray[np.int64], label: Label) -> None:
+    found = np.unique(labels[labels >= 0])
+    if not len(found):
+        raise DataError(
+            f"Expected labels {', '.join(label.names)} in column {label.name!r}, "
+            "found none of them: list their spellings under schema.label.classes."
+        )
+    if len(found) == 1 and label.missing == "unknown" and (labels < 0).any():
+        raise DataError(
+            f"Expected two classes in column {label.name!r}, found only {label.names[found[0]]!r} and empty or "
+            "unknown cells: if an empty cell means the first class, set schema.label.missing=negative."
+        )
+
+
+def _settle_small(
+    shards: dict[str, pd.DataFrame], settings: FederationSettings
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Returns the shards after the policy for small clients, and what it did."""
+    small = {name for name, frame in shards.items() if len(frame) < settings.min_records}
+    if not small or settings.small_clients == "keep":
+        return shards, []
+    kept = {name: frame for name, frame in shards.items() if name not in small}
+    told = f"{len(small)} clients with fewer than {settings.min_records} records were"
+    if settings.small_clients == "drop":
+        if not kept:
+            raise DataError(
+                f"Expected a client with {settings.min_records} records or more, found none: "
+                "lower federation.min_records, or set federation.small_clients=pool."
+            )
+        return kept, [f"{told} left out (federation.small_clients)."]
+    kept[POOLED] = pd.concat([shards[name] for name in sorted(small)], ignore_index=True)
+    return kept, [f"{told} pooled into {POOLED!r} (federation.small_clients)."]
 
 
 def _at_random(
@@ -114,7 +172,21 @@ def _by_column(frame: pd.DataFrame, column: str | None) -> dict[str, pd.DataFram
         raise DataError(
             f"Expected the column {column!r} that schema.client_column names, found none: name another."
         )
-    return _named([(str(value), group) for value, group in frame.groupby(column, sort=True)])
+    names = {value: _slug(canonical_company(value)) for value in frame[column].unique()}
+    groups = frame.groupby(frame[column].map(names), sort=True)
+    return {str(name): group.reset_index(drop=True) for name, group in groups}
+
+
+def canonical_company(name: str) -> str:
+    """Returns what the spellings of a company's name have in common.
+
+    >>> canonical_company("WELLS FARGO & COMPANY"), canonical_company("Bank of America, N.A.")
+    ('wells fargo', 'bank of america')
+    """
+    words = re.sub(r"[^0-9a-z]+", " ", name.lower().replace(".", "")).split()
+    while len(words) > 1 and words[-1] in LEGAL_FORMS:
+        words.pop()
+    return " ".join(words)
 
 
 def _named(shards: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
@@ -127,7 +199,7 @@ def _named(shards: Sequence[tuple[str, pd.DataFrame]]) -> dict[str, pd.DataFrame
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:MAX_NAME] or "unnamed"
 
 
 def _assign(

@@ -12,12 +12,19 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedpipe.config import Config, parse_config
+from fedpipe.data.readers import find_files
 from fedpipe.errors import ConfigError, WorkspaceError
 from fedpipe.files import digest_json, write_text
 from fedpipe.pipeline import Progress, Workspace
 from fedpipe.reports.summary import RunSummary
 from simulations.owners_log import owners_log
-from simulations.population import SimulatedClient, check_sources, make_population
+from simulations.population import (
+    Population,
+    SimulatedClient,
+    check_sources,
+    make_population,
+    without_absent_key,
+)
 
 LIFETIME_RUNS = 3
 REQUEST = "request.json"
@@ -38,7 +45,8 @@ class SimulationRequest(BaseModel):
 
     @classmethod
     def make(cls, config: Config, data: Sequence[Path], seed: int) -> SimulationRequest:
-        """Returns the request for these settings."""
+        """Returns the request for these settings, with a schema that the data's headers bear."""
+        config = without_absent_key(config, find_files(data))
         return cls(
             config=config.model_dump(mode="json", by_alias=True),
             data=tuple(str(path.absolute()) for path in data),
@@ -113,21 +121,21 @@ def _run(
 ) -> RunSummary:
     config = request.parsed()
     population = workspace.population_dir / config.name / f"seed-{request.seed}"
-    clients = make_population(config, files, directory=population, seed=request.seed)
+    made = make_population(config, files, directory=population, seed=request.seed)
     log = workspace.population_dir / OWNERS_LOG
     with owners_log(log):
-        _run_apps(workspace, run_id, request, clients, progress)
-    return _report(workspace, run_id, config, clients, log)
+        _run_apps(workspace, run_id, request, made.clients, progress)
+    return _report(workspace, run_id, config, made, log)
 
 
 def _report(
-    workspace: Workspace, run_id: str, config: Config, clients: Sequence[SimulatedClient], log: Path
+    workspace: Workspace, run_id: str, config: Config, population: Population, log: Path
 ) -> RunSummary:
     from fedpipe.reports.run_report import render_report
     from simulations.outcome import REPORT, gather_evidence, read_outcome, summarize
 
     outcome = read_outcome(workspace, run_id, config)
-    summary = summarize(outcome, clients, owners_log=log)
+    summary = summarize(outcome, population, owners_log=log)
     directory = workspace.runs_dir / run_id
     write_text(directory / REPORT, render_report(summary, gather_evidence(outcome)))
     # Last of all: it says that the run is complete.

@@ -58,12 +58,20 @@ def find_positions(texts: Iterable[Any], known: Iterable[Any]) -> NDArray[np.int
     return np.array([places.get(text, len(places)) for text in texts], dtype=np.int64)
 
 
-def parse_labels(cells: pd.Series[str], label: Label) -> NDArray[np.int64]:
+def parse_labels(cells: pd.Series[str], label: Label, missing_tokens: tuple[str, ...] = ()) -> NDArray[np.int64]:
     """Returns the class number of every cell, -1 where it is missing or no known spelling."""
     known = dict(label.spellings())
 
     def parse(distinct: pd.Series[str]) -> NDArray[np.int64]:
-        return np.array([known.get(text, -1) for text in normalize_cells(distinct)], dtype=np.int64)
+        classes = np.array([known.get(text, -1) for text in normalize_cells(distinct)], dtype=np.int64)
+        missing = is_missing(distinct, ("", *missing_tokens))
+        if label.positive_above is not None:
+            numbers = parse_numbers(distinct)
+            numeric = ~np.isnan(numbers) & ~missing & (classes < 0)
+            classes[numeric] = numbers[numeric] > label.positive_above
+        if label.missing == "negative":
+            classes[missing & (classes < 0)] = 0
+        return classes
 
     return by_distinct(cells, parse)
 

@@ -13,8 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
 from fedpipe.data.hashing import hash_buckets
-from fedpipe.data.schema import Column, NumericColumn, Schema, normalize_text
-from fedpipe.data.transform import Feature, HashedFeature, NumericFeature, Transform, VocabularyFeature
+from fedpipe.data.schema import (
+    CategoricalColumn,
+    Column,
+    ImageColumn,
+    NumericColumn,
+    Schema,
+    TextColumn,
+    normalize_text,
+)
+from fedpipe.data.transform import (
+    Feature,
+    HashedFeature,
+    ImageFeature,
+    NumericFeature,
+    TextFeature,
+    Transform,
+    VocabularyFeature,
+)
 from fedpipe.errors import DataError
 
 Counts = NDArray[np.int64]
@@ -34,9 +50,13 @@ class PreprocessSettings(BaseModel):
     )
 
 
-def profiled_columns(schema: Schema) -> dict[str, Column]:
+def profiled_columns(schema: Schema) -> dict[str, NumericColumn | CategoricalColumn]:
     """Returns the columns that cost a histogram, in order."""
-    return {name: column for name, column in schema.columns.items() if not _is_free(column)}
+    return {
+        name: column
+        for name, column in schema.columns.items()
+        if isinstance(column, (NumericColumn, CategoricalColumn)) and not _is_free(column)
+    }
 
 
 def feature_counts(frame: pd.DataFrame, schema: Schema, settings: PreprocessSettings) -> list[Counts]:
@@ -84,12 +104,15 @@ def _sums_by_column(counts: list[Counts], schema: Schema, settings: PreprocessSe
     return dict(zip(columns, counts, strict=True))
 
 
-def _is_free(column: Column) -> bool:
+def _is_free(column: NumericColumn | CategoricalColumn) -> bool:
     return isinstance(column, NumericColumn) and column.normalize == "range"
 
 
 def _count(
-    cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...], settings: PreprocessSettings
+    cells: pd.Series[str],
+    column: NumericColumn | CategoricalColumn,
+    missing_tokens: tuple[str, ...],
+    settings: PreprocessSettings,
 ) -> Counts:
     size = _num_cells(column, settings)
     index = by_distinct(
@@ -99,14 +122,14 @@ def _count(
     return np.bincount(index, minlength=size + 1)
 
 
-def _num_cells(column: Column, settings: PreprocessSettings) -> int:
+def _num_cells(column: NumericColumn | CategoricalColumn, settings: PreprocessSettings) -> int:
     """Returns the number of cells of a column's histogram, the last one not counted."""
     if isinstance(column, NumericColumn):
         return settings.num_bins
     return column.hash_buckets or len(column.vocabulary)
 
 
-def _index(cells: pd.Series[str], column: Column, size: int) -> Counts:
+def _index(cells: pd.Series[str], column: NumericColumn | CategoricalColumn, size: int) -> Counts:
     """Returns the cell of the histogram that every one of `cells` falls into; `size` for none of its own."""
     if isinstance(column, NumericColumn):
         numbers = parse_numbers(cells)
@@ -126,6 +149,10 @@ def _fit(
     noise_stddev: float,
     num_records: float,
 ) -> Feature:
+    if isinstance(column, TextColumn):
+        return TextFeature(column=name, num_buckets=column.hash_buckets, ngrams=column.ngrams)
+    if isinstance(column, ImageColumn):
+        return ImageFeature(column=name, shape=(column.height, column.width, column.channels))
     if isinstance(column, NumericColumn):
         if counts is None:
             center, scale = (column.minimum + column.maximum) / 2, _range(column) / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,21 +60,28 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
     return select_columns(read_raw(path), schema, path.name)
 
 
-def read_features(path: Path, columns: Iterable[str], aliases: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-    """Returns only the named columns of `path`, canonical and as text: input for a prediction."""
-    return _select(read_raw(path), {name: aliases.get(name, ()) for name in columns}, path.name)
+def read_features(path: Path, schema: Schema) -> pd.DataFrame:
+    """Returns only the feature columns of `path`, canonical and as text: input for a prediction."""
+    wanted = {name: column.aliases for name, column in schema.columns.items()}
+    return _select(read_raw(path), wanted, path.name, schema.optional())
+
+
+def read_header(path: Path) -> list[str]:
+    """Returns the column names that `path` gives; reads no more than it must."""
+    with _open_errors(path):
+        return _HEADER_READERS[_format(path)](path)
 
 
 def check_header(path: Path, schema: Schema) -> None:
     """Raises DataError when `path` lacks a column of the schema; reads no more than it must."""
-    with _open_errors(path):
-        names = _HEADER_READERS[_format(path)](path)
-    _find_columns(names, _wanted(names, schema), path.name)
+    names = read_header(path)
+    # An absent key is settled by whoever divides the records; see docs/privacy.md.
+    _find_columns(names, _wanted(names, schema), path.name, {*schema.optional(), schema.key or ""})
 
 
 def select_columns(frame: pd.DataFrame, schema: Schema, source: str) -> pd.DataFrame:
     """Returns `frame` with the schema's columns under their canonical names."""
-    return _select(frame, _wanted(map(str, frame.columns), schema), source)
+    return _select(frame, _wanted(map(str, frame.columns), schema), source, schema.optional())
 
 
 def read_raw(path: Path) -> pd.DataFrame:
@@ -84,23 +91,35 @@ def read_raw(path: Path) -> pd.DataFrame:
 
 
 def _wanted(names: Iterable[str], schema: Schema) -> dict[str, tuple[str, ...]]:
-    wanted = schema.required()
+    wanted = schema.known()
     if schema.client_column and schema.client_column in map(normalize_name, names):
         wanted[schema.client_column] = ()
     return wanted
 
 
-def _select(frame: pd.DataFrame, wanted: Mapping[str, tuple[str, ...]], source: str) -> pd.DataFrame:
-    chosen = _find_columns(map(str, frame.columns), wanted, source)
-    return frame.iloc[:, list(chosen.values())].set_axis(list(chosen), axis=1).reset_index(drop=True)
+def _select(
+    frame: pd.DataFrame, wanted: Mapping[str, tuple[str, ...]], source: str, optional: Collection[str] = ()
+) -> pd.DataFrame:
+    chosen = _find_columns(map(str, frame.columns), wanted, source, optional)
+    table = frame.iloc[:, list(chosen.values())].set_axis(list(chosen), axis=1).reset_index(drop=True)
+    for name in wanted:
+        if name not in chosen:
+            table[name] = ""
+    return table[list(wanted)]
 
 
-def _find_columns(names: Iterable[str], wanted: Mapping[str, tuple[str, ...]], source: str) -> dict[str, int]:
-    """Returns the position of every wanted column among `names`."""
+def _find_columns(
+    names: Iterable[str], wanted: Mapping[str, tuple[str, ...]], source: str, optional: Collection[str] = ()
+) -> dict[str, int]:
+    """Returns the position of every wanted column among `names`; an absent optional one has none."""
     positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(names):
         positions[normalize_name(name)].append(position)
-    return {name: _find_column(name, aliases, positions, source) for name, aliases in wanted.items()}
+    return {
+        name: _find_column(name, aliases, positions, source)
+        for name, aliases in wanted.items()
+        if name not in optional or any(normalize_name(known) in positions for known in (name, *aliases))
+    }
 
 
 def _find_column(name: str, aliases: tuple[str, ...], positions: Mapping[str, list[int]], source: str) -> int:

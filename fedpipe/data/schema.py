@@ -88,6 +88,7 @@ class NumericColumn(_Strict):
         description="standardize: by a private mean and deviation; range: by the declared range, at no cost.",
     )
     aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
+    optional: bool = Field(False, description="An export without the column reads as one of missing values.")
 
     @model_validator(mode="after")
     def _check_range(self) -> NumericColumn:
@@ -108,6 +109,7 @@ class CategoricalColumn(_Strict):
         None, ge=2, le=100_000, description="Number of hash buckets, when no vocabulary is public."
     )
     aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
+    optional: bool = Field(False, description="An export without the column reads as one of missing values.")
 
     @model_validator(mode="after")
     def _check_source(self) -> CategoricalColumn:
@@ -118,7 +120,35 @@ class CategoricalColumn(_Strict):
         return self
 
 
-Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="type")]
+class TextColumn(_Strict):
+    """Free text as hashed n-grams: which of them occur, scaled to unit length. Costs no privacy to prepare."""
+
+    type: Literal["text"]
+    hash_buckets: int = Field(1024, ge=2, le=100_000, description="Number of hash buckets.")
+    ngrams: int = Field(2, ge=1, le=4, description="Longest n-gram, in words.")
+    aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
+    optional: bool = Field(False, description="An export without the column reads as one of missing values.")
+
+
+class ImageColumn(_Strict):
+    """A picture: height x width x channels bytes in URL-safe base64 without padding, scaled to [0, 1]."""
+
+    type: Literal["image"]
+    height: int = Field(ge=1, le=4096, description="Rows of pixels.")
+    width: int = Field(ge=1, le=4096, description="Columns of pixels.")
+    channels: int = Field(1, ge=1, le=4, description="Bytes for each pixel.")
+    aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
+    optional: bool = Field(False, description="An export without the column reads as one of missing values.")
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a picture."""
+        return self.height * self.width * self.channels
+
+
+Column = Annotated[
+    NumericColumn | CategoricalColumn | TextColumn | ImageColumn, Field(discriminator="type")
+]
 
 
 class Label(_Strict):
@@ -128,12 +158,25 @@ class Label(_Strict):
     classes: dict[str, tuple[str, ...]] = Field(
         min_length=2, description="Class name -> spellings that mean it (the name itself always does)."
     )
+    missing: Literal["unknown", "negative"] = Field(
+        "unknown",
+        description="What an empty cell means: no label, or (where exports write Yes or nothing) the first class.",
+    )
+    positive_above: float | None = Field(
+        None, description="For a numeric label: numbers above are the second of two classes, others the first."
+    )
     aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The class names, in the order of the model's outputs."""
         return tuple(self.classes)
+
+    @model_validator(mode="after")
+    def _check_threshold(self) -> Label:
+        if len(self.classes) != 2 and (self.positive_above is not None or self.missing == "negative"):
+            raise ValueError("expected two classes for positive_above or missing: negative")
+        return self
 
     @model_validator(mode="after")
     def _check_spellings(self) -> Label:
@@ -181,7 +224,7 @@ class Schema(_Strict):
     @model_validator(mode="after")
     def _check_aliases(self) -> Schema:
         owners = {self.client_column: self.client_column} if self.client_column else {}
-        for owner, aliases in self.required().items():
+        for owner, aliases in self.known().items():
             for name in map(normalize_name, (owner, *aliases)):
                 if owners.setdefault(name, owner) != owner:
                     raise ValueError(
@@ -206,10 +249,14 @@ class Schema(_Strict):
         """The number of classes of the label."""
         return len(self.label.classes)
 
-    def required(self) -> dict[str, tuple[str, ...]]:
-        """Returns every column that a source must have, with its aliases."""
+    def known(self) -> dict[str, tuple[str, ...]]:
+        """Returns every column that a source may have, with its aliases."""
         wanted = {name: column.aliases for name, column in self.columns.items()}
         wanted[self.label.name] = self.label.aliases
         if self.key:
             wanted[self.key] = ()
         return wanted
+
+    def optional(self) -> set[str]:
+        """Returns the columns that a source may lack."""
+        return {name for name, column in self.columns.items() if column.optional}

@@ -72,7 +72,7 @@ def open_shard(path: Path, schema: Schema, *, eval_fraction: float, split_key: b
     frame = read_table(path, schema)
     return Shard(
         frame=frame,
-        labels=parse_labels(frame[schema.label.name], schema.label),
+        labels=parse_labels(frame[schema.label.name], schema.label, schema.missing_tokens),
         is_eval=_split(_identities(frame, schema), eval_fraction, split_key),
     )
 

@@ -11,7 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, out_of_range, parse_numbers
-from fedpipe.data.schema import Column, NumericColumn, Schema, normalize_text
+from fedpipe.data.media import is_image
+from fedpipe.data.schema import (
+    CategoricalColumn,
+    Column,
+    ImageColumn,
+    NumericColumn,
+    Schema,
+    normalize_text,
+)
 from fedpipe.data.shard import Shard
 
 HEALTH = ("valid", "missing", "out_of_range", "malformed")
@@ -41,12 +49,15 @@ def _count(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...
 
 def _health(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...]) -> NDArray[np.int64]:
     missing = is_missing(cells, missing_tokens)
-    if isinstance(column, NumericColumn):
-        numbers = parse_numbers(cells)
-        malformed = np.isnan(numbers)
-        outside = out_of_range(numbers, column)
-    else:
-        malformed = np.zeros(len(cells), dtype=bool)
-        known = {normalize_text(word) for word in column.vocabulary}
-        outside = np.array([bool(known) and text not in known for text in normalize_cells(cells)], dtype=bool)
+    malformed = outside = np.zeros(len(cells), dtype=bool)
+    match column:
+        case NumericColumn():
+            numbers = parse_numbers(cells)
+            malformed = np.isnan(numbers)
+            outside = out_of_range(numbers, column)
+        case CategoricalColumn(vocabulary=words) if words:
+            known = {normalize_text(word) for word in words}
+            outside = np.array([text not in known for text in normalize_cells(cells)], dtype=bool)
+        case ImageColumn():
+            malformed = np.array([not is_image(cell, column.num_bytes) for cell in cells], dtype=bool)
     return np.select([missing, malformed, outside], [1, 3, 2], default=0).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
 from fedpipe.data.hashing import hash_buckets
+from fedpipe.data.media import count_ngrams, decode_images
 from fedpipe.errors import DataError
 
 Items = TypeVar("Items", bound=tuple[Any, ...])
@@ -75,7 +77,49 @@ class HashedFeature(_Frozen):
         return len(self.buckets) + 1
 
 
-Feature = Annotated[NumericFeature | VocabularyFeature | HashedFeature, Field(discriminator="type")]
+class TextFeature(_Frozen):
+    """Which hashed n-grams of up to `ngrams` words occur, scaled to unit length; zeros where missing."""
+
+    type: Literal["text"] = "text"
+    column: str
+    num_buckets: int = Field(ge=1)
+    ngrams: int = Field(ge=1)
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return self.num_buckets
+
+
+class ImageFeature(_Frozen):
+    """Pixels in [0, 1], row by row; zeros where missing or malformed."""
+
+    type: Literal["image"] = "image"
+    column: str
+    shape: tuple[int, int, int]
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+
+Feature = Annotated[
+    NumericFeature | VocabularyFeature | HashedFeature | TextFeature | ImageFeature,
+    Field(discriminator="type"),
+]
+
+
+class InputGroup(_Frozen):
+    """A run of model inputs of one kind; `shape` is (width,) or a picture's."""
+
+    kind: Literal["tabular", "text", "image"]
+    shape: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return math.prod(self.shape)
 
 
 class Transform(_Frozen):
@@ -89,6 +133,17 @@ class Transform(_Frozen):
     def num_features(self) -> int:
         """Number of model inputs."""
         return sum(feature.width for feature in self.features)
+
+    @property
+    def groups(self) -> tuple[InputGroup, ...]:
+        """The model inputs in order, as runs of one kind."""
+        groups: list[InputGroup] = []
+        for feature in self.features:
+            group = _group(feature)
+            if groups and group.kind == groups[-1].kind == "tabular":
+                group = InputGroup(kind="tabular", shape=(groups.pop().width + group.width,))
+            groups.append(group)
+        return tuple(groups)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -115,15 +170,30 @@ class Transform(_Frozen):
         return encoded
 
 
+def _group(feature: Feature) -> InputGroup:
+    match feature:
+        case TextFeature():
+            return InputGroup(kind="text", shape=(feature.width,))
+        case ImageFeature():
+            return InputGroup(kind="image", shape=feature.shape)
+    return InputGroup(kind="tabular", shape=(feature.width,))
+
+
 def _encode(
     feature: Feature, cells: pd.Series[str], missing_tokens: tuple[str, ...], block: NDArray[np.float32]
 ) -> None:
     """Fills `block`, zeros (n, width), with the model inputs of `cells`."""
-    if isinstance(feature, NumericFeature):
-        block[:, 0] = by_distinct(cells, lambda distinct: _scale(feature, distinct, missing_tokens))
-    else:
-        index = by_distinct(cells, lambda distinct: _position(feature, distinct, missing_tokens))
-        block[np.arange(len(cells)), index] = 1
+    match feature:
+        case NumericFeature():
+            block[:, 0] = by_distinct(cells, lambda distinct: _scale(feature, distinct, missing_tokens))
+        case TextFeature():
+            texts = np.where(is_missing(cells, missing_tokens), "", normalize_cells(cells))
+            block[:] = count_ngrams(texts.tolist(), feature.num_buckets, feature.ngrams)
+        case ImageFeature():
+            block[:] = decode_images(cells.tolist(), feature.width)
+        case _:
+            index = by_distinct(cells, lambda distinct: _position(feature, distinct, missing_tokens))
+            block[np.arange(len(cells)), index] = 1
 
 
 def _position(

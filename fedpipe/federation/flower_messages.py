@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
 from fedpipe.federation.messages import Arrays, Refusal, Reply, Request
-from fedpipe.files import canonical_json
+from fedpipe.files import ordered_json
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict  # isort: skip
 
@@ -63,7 +63,7 @@ def request_to_message(request: Request, node_id: int, ttl: float) -> Message:
         "attempt": request.attempt,
         "values": dict(request.values),
     }
-    content = _records(canonical_json(head), request.arrays)
+    content = _records(ordered_json(head), request.arrays)
     return Message(content, dst_node_id=node_id, message_type=message_type(request.step), ttl=ttl)
 
 
@@ -83,9 +83,9 @@ def message_to_request(message: Message) -> Request:
 def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
     """Returns `reply` as the answer to `request`."""
     if isinstance(reply, Refusal):
-        head = canonical_json({"client": reply.client, "refusal": reply.reason, "kind": reply.kind})
+        head = ordered_json({"client": reply.client, "refusal": reply.reason, "kind": reply.kind})
         return Message(_records(head, {}), reply_to=request)
-    head = canonical_json({"client": reply.client, "values": dict(reply.values)})
+    head = ordered_json({"client": reply.client, "values": dict(reply.values)})
     return Message(_records(head, reply.arrays), reply_to=request)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpipe.errors import FederationError
-from fedpipe.files import canonical_json
+from fedpipe.files import ordered_json
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -69,7 +69,7 @@ def encode(identity: Any, values: Mapping[str, Any], arrays: Arrays) -> bytes:
     """Returns one unambiguous byte string for a message's content."""
     stream = io.BytesIO()
     names = sorted(arrays)
-    head = canonical_json({"identity": identity, "values": dict(values), "arrays": names}).encode()
+    head = ordered_json({"identity": identity, "values": dict(values), "arrays": names}).encode()
     stream.write(struct.pack(">Q", len(head)))
     stream.write(head)
     for name in names:

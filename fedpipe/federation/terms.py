@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.data import PreprocessSettings, Schema
-from fedpipe.files import digest_json
+from fedpipe.files import ordered_json, sha256
 from fedpipe.learning import ModelSettings, TrainingSettings
 from fedpipe.privacy import PrivacyPlan
 
@@ -27,5 +27,5 @@ class RunTerms(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the terms: what a claim is made for."""
-        return digest_json(self.model_dump(mode="json"))
+        """SHA-256 of the terms, the order of columns and classes included: what a claim is made for."""
+        return sha256(ordered_json(self.model_dump(mode="json")).encode())

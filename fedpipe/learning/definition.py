@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, model_validator, PositiveInt
+
+from fedpipe.data.transform import InputGroup, Transform
 
 
 class _Strict(BaseModel):
@@ -19,8 +21,25 @@ class ModelSettings(_Strict):
         pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$",
         description="Name under which it is registered.",
     )
-    type: Literal["logistic_regression", "mlp"] = Field("logistic_regression", description="Architecture.")
-    hidden_units: tuple[PositiveInt, ...] = Field((64, 16), description="Widths of an mlp's hidden layers.")
+    type: Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"] = Field(
+        "logistic_regression",
+        description="Architecture. wide_and_deep: linear in the table, hidden layers on the text; cnn: one image.",
+    )
+    hidden_units: tuple[PositiveInt, ...] = Field(
+        (64, 16), description="Widths of the hidden layers of mlp and wide_and_deep."
+    )
+    builder: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="For type custom: package.module:function, which takes a ModelDefinition and returns a "
+        "Keras model of its inputs that ends in logits.",
+    )
+
+    @model_validator(mode="after")
+    def _check_builder(self) -> ModelSettings:
+        if (self.type == "custom") != (self.builder is not None):
+            raise ValueError("expected a builder exactly for type custom")
+        return self
 
 
 class TrainingSettings(_Strict):
@@ -56,6 +75,17 @@ class ModelDefinition(_Strict):
     settings: ModelSettings
     num_features: int = Field(ge=1)
     num_classes: int = Field(ge=2)
+    groups: tuple[InputGroup, ...] = ()
+
+    @classmethod
+    def make(cls, settings: ModelSettings, transform: Transform, num_classes: int) -> ModelDefinition:
+        """Returns the definition of a model on what `transform` makes."""
+        return cls(
+            settings=settings,
+            num_features=transform.num_features,
+            num_classes=num_classes,
+            groups=transform.groups,
+        )
 
     @property
     def num_logits(self) -> int:

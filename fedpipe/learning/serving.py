@@ -17,8 +17,17 @@ from numpy.typing import NDArray
 
 from fedpipe.data.cells import NUMBER_LENGTH, NUMBER_PATTERN
 from fedpipe.data.hashing import HASH_KEY
+from fedpipe.data.media import BETWEEN_WORDS, base64_length
 from fedpipe.data.schema import normalize_text
-from fedpipe.data.transform import Feature, HashedFeature, NumericFeature, Transform, VocabularyFeature
+from fedpipe.data.transform import (
+    Feature,
+    HashedFeature,
+    ImageFeature,
+    NumericFeature,
+    TextFeature,
+    Transform,
+    VocabularyFeature,
+)
 from fedpipe.learning.architectures import build_model, probabilities
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.tensorflow_runtime import tf
@@ -97,6 +106,10 @@ class _Encoder(tf.Module):
         missing = tf.reduce_any(text[:, tf.newaxis] == self._missing, axis=1)
         if isinstance(self._feature, NumericFeature):
             return _encode_numbers(self._feature, cells, missing)
+        if isinstance(self._feature, TextFeature):
+            return _count_ngrams(self._feature, tf.where(missing, "", text))
+        if isinstance(self._feature, ImageFeature):
+            return _decode_images(self._feature, cells)
         if self._table is None:
             return tf.ones([tf.size(text), 1])
         if isinstance(self._feature, HashedFeature):
@@ -109,7 +122,7 @@ class _Encoder(tf.Module):
 
 
 def _position_table(feature: Feature) -> Any:
-    if isinstance(feature, NumericFeature) or feature.width == 1:
+    if not isinstance(feature, (VocabularyFeature, HashedFeature)) or feature.width == 1:
         return None  # OTHER alone: TensorFlow has no empty tables
     keys: Any = feature.words if isinstance(feature, VocabularyFeature) else feature.buckets
     key_type = tf.string if isinstance(feature, VocabularyFeature) else tf.int64
@@ -124,6 +137,29 @@ def _normalize(cells: tf.Tensor) -> tf.Tensor:
     text = tf.strings.regex_replace(text, r"[\x00 \t\n\r\f\v]+", " ")
     text = tf.strings.regex_replace(text, r"^ | $", "")
     return tf.strings.regex_replace(text, r"^([+-]?[0-9]+)\.0*$", r"\1")
+
+
+def _count_ngrams(feature: TextFeature, text: tf.Tensor) -> tf.Tensor:
+    spaced = tf.strings.strip(tf.strings.regex_replace(text, BETWEEN_WORDS, " "))
+    words = tf.strings.split(spaced, " ")
+    words = tf.ragged.boolean_mask(words, words != "")
+    sizes = list(range(1, feature.ngrams + 1))
+    ngrams = tf.strings.ngrams(words, sizes, separator=" ")
+    buckets = tf.strings.to_hash_bucket_strong(ngrams, feature.num_buckets, key=list(HASH_KEY))
+    cells = tf.stack([buckets.value_rowids(), buckets.values], axis=1)
+    shape = tf.stack([tf.size(text, tf.int64), tf.constant(feature.num_buckets, tf.int64)])
+    present = tf.scatter_nd(cells, tf.ones_like(buckets.values, tf.float32), shape)
+    present = tf.cast(present > 0, tf.float32)
+    norms = tf.sqrt(tf.reduce_sum(present, axis=1, keepdims=True))
+    return tf.ensure_shape(present / tf.maximum(norms, 1.0), [None, feature.num_buckets])
+
+
+def _decode_images(feature: ImageFeature, cells: tf.Tensor) -> tf.Tensor:
+    length = base64_length(feature.width)
+    usable = (tf.strings.length(cells) == length) & tf.strings.regex_full_match(cells, r"[0-9A-Za-z_-]*")
+    black = "A" * length
+    data = tf.io.decode_raw(tf.io.decode_base64(tf.where(usable, cells, black)), tf.uint8, fixed_length=feature.width)
+    return tf.cast(data, tf.float32) / 255.0
 
 
 def _encode_numbers(feature: NumericFeature, cells: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:

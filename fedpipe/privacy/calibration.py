@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 from dp_accounting.dp_event import DpEvent
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,8 +41,10 @@ class Shares(BaseModel):
     validate_: float = Field(
         0.06, gt=0, lt=1, alias="validate", description="Counts of labels and column health."
     )
-    preprocess: float = Field(0.06, gt=0, lt=1, description="Counts of values.")
-    analyze: float = Field(0.10, gt=0, lt=1, description="Evaluation, where it shares its records' block.")
+    preprocess: float = Field(default=0.06, gt=0, lt=1, description="Counts of values.")
+    analyze: float = Field(
+        default=0.10, gt=0, lt=1, description="Evaluation, where it shares its records' block."
+    )
 
     def check(self) -> None:
         """Raises PrivacyError when nothing is left for training."""
@@ -58,7 +61,7 @@ class Demand(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    label_histograms: int = Field(1, ge=1)
+    label_histograms: int = Field(default=1, ge=1)
     column_histograms: int = Field(ge=1)
     feature_histograms: int = Field(ge=0)
     score_histograms: int = Field(ge=1)
@@ -204,34 +207,33 @@ def _least_noise(
     """
     interval = min(max(target / 4000, VALUE_DISCRETIZATION_INTERVAL), max(COARSE_INTERVALS))
 
-    def excess(noise: float) -> float:
-        ratio = epsilon_at(events(noise), delta, interval) / target
+    @lru_cache(maxsize=None)
+    def excess(log_noise: float) -> float:
+        ratio = epsilon_at(events(math.exp(log_noise)), delta, interval) / target
         return math.log(min(max(ratio, 1e-3), 1e3))
 
-    low, high = _bracket(excess, max(guess, MIN_NOISE), target)
-    noise = low
-    if excess(low) > 0:
-        log_noise = brentq(lambda log: excess(math.exp(log)), math.log(low), math.log(high), xtol=5e-4)
-        noise = math.exp(log_noise)
-    while epsilon(events(noise), delta) > target:
-        noise = _larger(noise, 1.0005, target)
-    return noise
+    low, high = _bracket(excess, math.log(max(guess, MIN_NOISE)), target)
+    log_noise = brentq(excess, low, high, xtol=5e-4) if excess(low) > 0 else low
+    while epsilon(events(math.exp(log_noise)), delta) > target:
+        log_noise = _larger(log_noise, 5e-4, target)
+    return math.exp(log_noise)
 
 
 def _bracket(excess: Callable[[float], float], guess: float, target: float) -> tuple[float, float]:
-    """Returns a noise that costs too much, or the least there is, and a larger one that does not."""
+    """Returns the logarithms of a noise that costs too much, or of the least, and of one that does not."""
     low = high = guess
     while excess(high) > 0:
-        low, high = high, _larger(high, 1.2, target)
-    while low > MIN_NOISE and excess(low) <= 0:
-        low, high = max(low / 1.2, MIN_NOISE), low
+        low, high = high, _larger(high, 0.2, target)
+    while low > math.log(MIN_NOISE) and excess(low) <= 0:
+        low, high = max(low - 0.2, math.log(MIN_NOISE)), low
     return low, high
 
 
-def _larger(noise: float, factor: float, target: float) -> float:
-    if noise > MAX_NOISE:
+def _larger(log_noise: float, step: float, target: float) -> float:
+    if log_noise > math.log(MAX_NOISE):
         raise PrivacyError(
-            f"Expected epsilon {target:g} to suffice for some noise, found that even noise {noise:g} costs "
-            "more: raise privacy.epsilon, or lower privacy.shares or training.num_rounds."
+            f"Expected epsilon {target:g} to suffice for some noise, found that even noise "
+            f"{math.exp(log_noise):.0f} costs more: raise privacy.epsilon, or lower privacy.shares or "
+            "training.num_rounds."
         )
-    return noise * factor
+    return log_noise + step

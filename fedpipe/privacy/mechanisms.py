@@ -58,8 +58,10 @@ class NoisyHistograms(BaseModel):
           num_histograms: checked against the number that the cost is for.
 
         Raises:
-          PrivacyError: if there are more histograms than the cost is for.
+          PrivacyError: if there are more histograms than the cost is for, or they are no integers.
         """
+        if any(array.dtype.kind != "i" for array in arrays.values()):
+            raise PrivacyError("Expected integer counts, found another type.")
         if num_histograms > self.num_histograms:
             raise PrivacyError(
                 f"Expected at most {self.num_histograms} histograms as planned, found {num_histograms}."

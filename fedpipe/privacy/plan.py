@@ -60,7 +60,7 @@ class PrivacyPlan(BaseModel):
     private: bool
     unit: Literal["record"] = "record"
     neighboring_relation: Literal["add_or_remove_one"] = "add_or_remove_one"
-    epsilon: float = Field(gt=0)
+    epsilon: float = Field(gt=0, allow_inf_nan=False)
     delta: float = Field(gt=0, lt=1)
     keyed: bool
     randomness: Literal["secure", "seeded"]

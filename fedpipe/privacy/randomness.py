@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from fedpipe.errors import PrivacyError
 
 Kind = Literal["secure", "seeded"]
+# Beyond it no test tells seeded discrete Gaussian noise from rounded normal noise.
+MAX_TABLE_STDDEV = 1e4
 
 
 class Randomness(Protocol):
@@ -41,6 +43,7 @@ class SecureRandomness:
 
     def bernoulli(self, probability: float, size: int) -> NDArray[np.bool_]:
         """Returns coins whose bias is `probability` rounded down to a multiple of 2^-63."""
+        _check(0 <= probability <= 1, f"a probability, found {probability}")
         words = np.frombuffer(os.urandom(8 * size), dtype=np.uint64) >> np.uint64(1)
         return words < np.uint64(int(probability * 2**63))
 
@@ -52,6 +55,7 @@ class SecureRandomness:
 
     def discrete_gaussian(self, stddev: float, size: int) -> NDArray[np.int64]:
         """Returns exact samples (Canonne, Kamath, Steinke 2020, Algorithm 3) from OpenDP."""
+        _check(0 < stddev < np.inf, f"a positive finite noise_stddev, found {stddev}")
         return np.asarray(_opendp_sampler(stddev)([0] * size), dtype=np.int64)
 
 
@@ -65,6 +69,7 @@ class SeededRandomness:
 
     def bernoulli(self, probability: float, size: int) -> NDArray[np.bool_]:
         """Returns repeatable coins."""
+        _check(0 <= probability <= 1, f"a probability, found {probability}")
         return self._generator.random(size) < probability
 
     def normal(self, size: int) -> NDArray[np.float64]:
@@ -73,11 +78,19 @@ class SeededRandomness:
 
     def discrete_gaussian(self, stddev: float, size: int) -> NDArray[np.int64]:
         """Returns repeatable discrete Gaussian integers, by inversion of the table within 12 sigma."""
+        _check(0 < stddev < np.inf, f"a positive finite noise_stddev, found {stddev}")
+        if stddev > MAX_TABLE_STDDEV:
+            return np.asarray(np.rint(stddev * self.normal(size)), dtype=np.int64)
         bound = int(np.ceil(12 * stddev)) + 1
         support = np.arange(-bound, bound + 1)
         weights = np.exp(-(support.astype(float) ** 2) / (2 * stddev**2))
         cumulative = np.cumsum(weights) / weights.sum()
         return support[np.searchsorted(cumulative[:-1], self._generator.random(size))]
+
+
+def _check(valid: bool, expectation: str) -> None:
+    if not valid:
+        raise PrivacyError(f"Expected {expectation}.")
 
 
 def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -90,8 +103,6 @@ def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 def _opendp_sampler(stddev: float) -> Callable[[list[int]], Any]:
     import opendp.prelude as opendp
 
-    if not stddev > 0:
-        raise PrivacyError(f"Expected noise_stddev > 0, found {stddev}.")
     opendp.enable_features("contrib")
     domain = opendp.vector_domain(opendp.atom_domain(T="i64"))
     sampler: Callable[[list[int]], Any] = opendp.m.make_gaussian(

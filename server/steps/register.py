@@ -52,6 +52,7 @@ def register(
         better_than_chance=evaluation.better_than_chance,
         class_names=terms.data_schema.label.names,
         columns=transform.columns,
+        data_schema=terms.data_schema,
         transform=transform,
         definition=model.definition,
         certificate=certificate,

@@ -38,9 +38,7 @@ def train(
 
     terms = asker.terms
     schema, training = terms.data_schema, terms.training
-    definition = ModelDefinition(
-        settings=terms.model, num_features=transform.num_features, num_classes=schema.num_classes
-    )
+    definition = ModelDefinition.make(terms.model, transform, schema.num_classes)
     sizes = statistics.train_sizes()
     learning_rate = choose_learning_rate(training, terms.plan, sizes)
     state = run_rounds(

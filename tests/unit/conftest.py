@@ -21,9 +21,9 @@ SCHEMA = {
     },
 }
 
-def plan_data(*, keyed: bool = True, randomness: str = "seeded", num_rounds: int = 3) -> dict[str, Any]:
-    """A small plan, by hand: calibration takes seconds."""
-    both = ["train", "eval"] if keyed else ["all"]
+def plan_data() -> dict[str, Any]:
+    """Returns a private, keyed, seeded plan of three rounds."""
+    both = ["train", "eval"]
 
     def query(step: str, splits: list[str], num_histograms: int) -> dict[str, Any]:
         mechanism = {"kind": "noisy_histograms", "noise_stddev": 3.0, "num_histograms": num_histograms}
@@ -34,15 +34,15 @@ def plan_data(*, keyed: bool = True, randomness: str = "seeded", num_rounds: int
         "sampling_probability": 0.5,
         "clipping_norm": 1.0,
         "noise_multiplier": 2.0,
-        "num_rounds": num_rounds,
+        "num_rounds": 3,
         "local_steps": 2,
     }
     return {
         "private": True,
         "epsilon": 8.0,
         "delta": 1e-5,
-        "keyed": keyed,
-        "randomness": randomness,
+        "keyed": True,
+        "randomness": "seeded",
         "queries": {
             "labels": query("validate", both, 1),
             "columns": query("validate", both, 2),
@@ -55,7 +55,7 @@ def plan_data(*, keyed: bool = True, randomness: str = "seeded", num_rounds: int
 
 @pytest.fixture
 def make_terms() -> Callable[..., RunTerms]:
-    """Returns terms; arguments replace parts of the plan, keyword `terms` parts of the rest."""
+    """Returns terms; `plan` replaces the whole plan, other arguments replace what they name."""
 
     def make(*, plan: dict[str, Any] | None = None, **changes: Any) -> RunTerms:
         values = {

@@ -61,7 +61,7 @@ def fitted(transform: Transform) -> NumericFeature:
 
 def test_counts_by_hand(make_schema: Build, make_frame: FrameBuild) -> None:
     frame = make_frame(
-        age=["0", "24.9", "25", "100", "101", "-5", "", "old", "N/A"],
+        age=["0", "24.9", "25", "100", "1e9", "-500", "", "old", "N/A"],
         state=["ca", "CA ", "new york", "TX", "", "null", "x", "y", "z"],
         company=["Acme", "ACME", " acme ", "", "nan", "b", "b", "b", "b"],
     )
@@ -132,6 +132,12 @@ def test_without_noise_mean_and_deviation_are_recovered() -> None:
     assert feature.scale == pytest.approx(numbers.std(), rel=0.02)
     assert feature.lower == pytest.approx(feature.center - 4 * feature.scale)
     assert feature.upper == pytest.approx(feature.center + 4 * feature.scale)
+
+
+def test_coarse_bins_do_not_widen_the_deviation() -> None:
+    numbers = np.clip(np.random.default_rng(0).normal(50, 10, 20_000), 0, 100)
+    feature = fit_numbers(numbers, numeric_schema(), choose(num_bins=16))
+    assert feature.scale == pytest.approx(numbers.std(), rel=0.005)
 
 
 def test_records_without_a_number_do_not_move_the_mean() -> None:

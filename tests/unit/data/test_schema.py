@@ -136,7 +136,7 @@ def test_vocabulary_word_that_means_missing_is_refused(make_schema: Build) -> No
 
 def test_required_columns_are_features_label_and_key(make_schema: Build) -> None:
     schema = make_schema(key="record_id", client_column="client")
-    assert list(schema.required()) == ["age", "state", "company", "disputed", "record_id"]
+    assert list(schema.known()) == ["age", "state", "company", "disputed", "record_id"]
 
 
 def test_schema_survives_json(make_schema: Build) -> None:

@@ -1,0 +1,62 @@
+"""The plan follows from public settings alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedpipe.config import Config, parse_config
+from fedpipe.errors import PrivacyError
+from fedpipe.privacy import DpSgd, NoisyHistograms
+from server.planning import make_plan, make_terms
+
+
+def config(**changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "name": "small",
+        "schema": {
+            "label": {"name": "ill", "classes": {"no": [], "yes": []}},
+            "key": "record_id",
+            "columns": {
+                "age": {"type": "numeric", "minimum": 0, "maximum": 100},
+                "size": {"type": "numeric", "minimum": 0, "maximum": 1, "normalize": "range"},
+                "town": {"type": "categorical", "hash_buckets": 8},
+            },
+        },
+        "training": {"num_rounds": 5, "local_steps": 2, "sampling_probability": 0.25, "clipping_norm": 2.0},
+    }
+    return parse_config(values | changes, source="test")
+
+
+def test_a_private_plan_charges_every_query_within_the_target() -> None:
+    plan = make_plan(config())
+    assert plan.private
+    assert plan.keyed
+    assert sorted(plan.queries) == ["columns", "evaluation", "features", "labels", "training"]
+    assert 7.9 < plan.total_epsilon() <= 8.0
+    histograms = {
+        name: query.mechanism.num_histograms
+        for name, query in plan.queries.items()
+        if isinstance(query.mechanism, NoisyHistograms)
+    }
+    assert histograms == {"columns": 3, "evaluation": 1, "features": 2, "labels": 1}
+    training = plan.queries["training"].mechanism
+    assert isinstance(training, DpSgd)
+    assert (training.num_rounds, training.local_steps) == (5, 2)
+    assert (training.sampling_probability, training.clipping_norm) == (0.25, 2.0)
+
+
+def test_the_same_settings_make_the_same_terms() -> None:
+    assert make_terms(config()).digest == make_terms(config()).digest
+
+
+def test_without_privacy_there_is_nothing_to_charge() -> None:
+    plan = make_plan(config(privacy={"enabled": False}))
+    assert (plan.private, plan.queries) == (False, {})
+
+
+def test_shares_that_leave_nothing_for_training_are_refused() -> None:
+    shares = {"validate": 0.5, "preprocess": 0.4, "analyze": 0.2}
+    with pytest.raises(PrivacyError, match="shares"):
+        make_plan(config(privacy={"shares": shares}))

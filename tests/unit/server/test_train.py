@@ -1,0 +1,153 @@
+"""Train: step sizes, dropouts and what stays behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpipe.data import Transform
+from fedpipe.federation import Refusal, Reply, Request
+from fedpipe.federation.rounds import CHECKPOINT
+from fedpipe.learning import TrainingSettings
+from fedpipe.ledger.certificate import Commitment
+from fedpipe.privacy import PrivacyPlan
+from server.artifacts import Model, Spans, Statistics
+from server.steps.asking import Asker
+from server.steps.train import MAX_LEARNING_RATE, WEIGHTS, choose_learning_rate, train
+
+MakeAsker = Callable[..., Asker]
+TRANSFORM = Transform.model_validate(
+    {
+        "features": [
+            {
+                "type": "numeric",
+                "column": "age",
+                "lower": 0.0,
+                "upper": 1.0,
+                "center": 0.0,
+                "scale": 1.0,
+            }
+        ],
+        "missing_tokens": [""],
+    }
+)
+TRAINING = {"num_rounds": 3, "sampling_probability": 0.5, "learning_rate": 1.0, "average_last": 0.0}
+
+
+class Updating:
+    """Clients a and b; b is away in round 2."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+        self.requests.append(request)
+        sums = {"sum": np.array([2.0, 0.0], np.float32)}
+        replies = [Reply(client=name, arrays=sums) for name in ("a", "b")]
+        strangers = [Refusal(client="never-accepted", reason="no claim")]
+        if request.server_round == 2:
+            return replies[:1], [Refusal(client="node-2", reason="away"), *strangers]
+        return replies, strangers
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(initial_weights=lambda definition, seed: np.zeros(2, np.float32))
+    monkeypatch.setitem(sys.modules, "fedpipe.learning.architectures", fake)
+
+
+def statistics(**sizes: int) -> Statistics:
+    return Statistics(
+        label_counts={name: [[size, 0, 0], [0, 0, 0]] for name, size in sizes.items()},
+        column_health={},
+        label_noise_stddev=0.0,
+        column_noise_stddev=0.0,
+    )
+
+
+def spans(*clients: str) -> Spans:
+    commitments = tuple(Commitment(client=c, span="undated", hmac_sha256="ab" * 32) for c in clients)
+    return Spans(schema_version="1", commitments=commitments, refusals={})
+
+
+def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, Updating]:
+    asker = make_asker({}, training=TrainingSettings.model_validate(TRAINING | training))
+    clients = Updating()
+    asker = Asker(clients=clients, run_id=asker.run_id, terms=asker.terms)
+    made = train(
+        spans("a", "b"),
+        statistics(a=6, b=2),
+        TRANSFORM,
+        directory=tmp_path,
+        asker=asker,
+        seed=0,
+        on_round=lambda done, total: None,
+    )
+    return made["model"], clients
+
+
+def test_weights_are_what_the_rounds_came_to(make_asker: MakeAsker, tmp_path: Path) -> None:
+    model, _ = run(make_asker, tmp_path)
+    # 4 / (0.5 * 8) = 1 in rounds 1 and 3, 2 / (0.5 * 6) = 2/3 in round 2.
+    assert np.load(tmp_path / model.weights_file).tolist() == pytest.approx([-(2 + 2 / 3), 0.0])
+    assert (model.num_rounds, model.private, model.definition.num_features) == (3, True, 1)
+
+
+def test_dropouts_are_the_participants_that_missed_a_round(make_asker: MakeAsker, tmp_path: Path) -> None:
+    """Under their own names, not those of their nodes; who never accepted is no dropout."""
+    model, _ = run(make_asker, tmp_path)
+    assert [(dropout.server_round, dropout.client) for dropout in model.dropouts] == [(2, "b")]
+
+
+def test_killed_after_the_last_round_it_asks_nobody_again(make_asker: MakeAsker, tmp_path: Path) -> None:
+    """No client would answer the first round a second time."""
+    first, _ = run(make_asker, tmp_path)
+    weights = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).unlink()
+    assert (tmp_path / CHECKPOINT).exists()
+    again, clients = run(make_asker, tmp_path)
+    assert clients.requests == []
+    assert again == first
+    assert (tmp_path / WEIGHTS).read_bytes() == weights
+
+
+def test_single_local_steps_need_no_sizes_at_clients(make_asker: MakeAsker, tmp_path: Path) -> None:
+    _, clients = run(make_asker, tmp_path)
+    assert clients.requests[0].values["local_step_sizes"] == {}
+
+
+def test_several_local_steps_are_told_each_client_s_noisy_size(make_asker: MakeAsker, tmp_path: Path) -> None:
+    _, clients = run(make_asker, tmp_path, local_steps=2)
+    # The learning rate, 1, over the expected batch of each: 0.5 times 6, 0.5 times 2.
+    assert clients.requests[0].values["local_step_sizes"] == pytest.approx({"a": 1 / 3, "b": 1.0})
+
+
+def test_a_configured_learning_rate_is_taken(make_asker: MakeAsker) -> None:
+    plan = make_asker({}).terms.plan
+    training = TrainingSettings.model_validate({"learning_rate": 0.125})
+    assert choose_learning_rate(training, plan, {"a": 100.0}) == 0.125
+
+
+def test_an_automatic_learning_rate_shrinks_with_noise_and_grows_with_data(make_asker: MakeAsker) -> None:
+    plan = make_asker({}).terms.plan
+    training = TrainingSettings.model_validate({"learning_rate": "auto"})
+    few = choose_learning_rate(training, plan, {"a": 50.0})
+    many = choose_learning_rate(training, plan, {"a": 100.0})
+    assert 0 < few < many < MAX_LEARNING_RATE
+    assert choose_learning_rate(training, plan, {"a": 1e9}) == MAX_LEARNING_RATE
+    assert choose_learning_rate(training, plan, {"a": -50.0}) > 0
+    with_momentum = training.model_copy(update={"momentum": 0.5})
+    assert choose_learning_rate(with_momentum, plan, {"a": 50.0}) == pytest.approx(few / 2)
+
+
+def test_without_noise_an_automatic_learning_rate_is_the_largest(make_asker: MakeAsker) -> None:
+    plan = make_asker({}).terms.plan
+    bare = PrivacyPlan.model_validate(plan.model_dump() | {"private": False, "queries": {}})
+    training = TrainingSettings.model_validate({"learning_rate": "auto"})
+    assert choose_learning_rate(training, bare, {"a": 50.0}) == MAX_LEARNING_RATE

@@ -1,0 +1,34 @@
+"""Built-in data sets are tables of text with stable keys, and fit their configurations."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedpipe.config import config_names, load_config
+from fedpipe.data.cells import parse_labels
+from fedpipe.data.readers import select_columns
+from fedpipe.errors import ConfigError
+from simulations.datasets import DATASETS, load_dataset
+
+
+@pytest.mark.parametrize("source", sorted(DATASETS))
+def test_cells_are_text_and_keys_are_unique_and_stable(source: str) -> None:
+    frame = load_dataset(source)
+    assert frame["record_id"].is_unique
+    assert all(isinstance(cell, str) for column in frame for cell in frame[column].head(50))
+    assert frame["record_id"].tolist() == load_dataset(source)["record_id"].tolist()
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_a_configuration_s_own_data_fits_its_schema(name: str) -> None:
+    config = load_config(name)
+    if config.data.source is None:
+        pytest.skip("brings no data")
+    frame = select_columns(load_dataset(config.data.source), config.data_schema, name)
+    labels = parse_labels(frame[config.data_schema.label.name], config.data_schema.label)
+    assert set(labels) == set(range(config.data_schema.num_classes))
+
+
+def test_an_unknown_source_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="sklearn:digits"):
+        load_dataset("sklearn:digit")

@@ -1,0 +1,220 @@
+"""Records divided among clients: each once, and always in the same way."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fedpipe.config import Config
+from fedpipe.errors import ConfigError, DataError
+from simulations.population import SimulatedClient, check_sources, make_population
+
+MakeConfig = Callable[..., Config]
+WriteRecords = Callable[..., Path]
+
+
+def divide(
+    config: Config, files: list[Path], directory: Path, seed: int = 0
+) -> tuple[list[SimulatedClient], dict[str, list[str]]]:
+    clients = make_population(config, files, directory=directory, seed=seed)
+    return clients, {client.name: pd.read_parquet(client.source)["record_id"].tolist() for client in clients}
+
+
+@pytest.mark.parametrize(
+    "federation",
+    [
+        {"num_clients": 4},
+        {"num_clients": 7, "partition": "dirichlet", "dirichlet_alpha": 0.3},
+        {"partition": "column"},
+    ],
+    ids=["iid", "dirichlet", "column"],
+)
+def test_every_record_has_exactly_one_owner(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path, federation: dict[str, Any]
+) -> None:
+    _, held = divide(make_config(federation=federation), [write_records()], tmp_path / "p")
+    assert sorted(record for records in held.values() for record in records) == sorted(
+        f"r{n}" for n in range(60)
+    )
+    assert all(held.values())
+
+
+def test_clients_of_an_even_division_differ_by_one_record_at_most(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    config = make_config(federation={"num_clients": 11})
+    _, held = divide(config, [write_records()], tmp_path / "p")
+    assert sorted(len(records) for records in held.values()) == [5] * 6 + [6] * 5
+    assert list(held) == [f"client-{n:02d}" for n in range(1, 12)]
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_the_division_depends_on_the_seed_alone(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path, partition: str
+) -> None:
+    config, files = make_config(federation={"num_clients": 4, "partition": partition}), [write_records()]
+    _, first = divide(config, files, tmp_path / "a", seed=3)
+    _, again = divide(config, files, tmp_path / "b", seed=3)
+    _, other = divide(config, files, tmp_path / "c", seed=4)
+    assert first == again != other
+
+
+def test_a_smaller_alpha_skews_labels_more(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    def spread(alpha: float) -> float:
+        federation = {"num_clients": 4, "partition": "dirichlet", "dirichlet_alpha": alpha}
+        clients = make_population(
+            make_config(federation=federation),
+            [write_records(400)],
+            directory=tmp_path / str(alpha),
+            seed=0,
+        )
+        shares = [(pd.read_parquet(client.source)["ill"] == "y").mean() for client in clients]
+        return float(max(shares) - min(shares))
+
+    assert spread(0.1) > 3 * spread(1000.0)
+
+
+def test_a_column_names_the_clients(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    _, held = divide(make_config(federation={"partition": "column"}), [write_records()], tmp_path / "p")
+    assert list(held) == ["clinic-0", "clinic-1", "clinic-2"]
+    assert held["clinic-1"] == [f"r{n}" for n in range(1, 60, 3)]
+
+
+def test_every_file_is_a_client(make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path) -> None:
+    files = [write_records(5, "Berlin Mitte.csv"), write_records(7, "köln.csv", start=5)]
+    _, held = divide(make_config(federation={"partition": "file"}), files, tmp_path / "p")
+    assert {name: len(records) for name, records in held.items()} == {"berlin-mitte": 5, "k-ln": 7}
+
+
+def test_two_files_of_one_name_are_not_merged(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    files = [write_records(5, "a/data.csv"), write_records(7, "b/data.csv", start=5)]
+    with pytest.raises(DataError, match="two alike"):
+        divide(make_config(federation={"partition": "file"}), files, tmp_path / "p")
+
+
+def test_names_that_differ_in_signs_only_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text("record_id,age,town,ill,clinic\n1,1,ulm,y,St. Anna\n2,2,ulm,n,st-anna\n")
+    with pytest.raises(DataError, match="two alike"):
+        divide(make_config(federation={"partition": "column"}), [path], tmp_path / "p")
+
+
+def test_files_and_keys_are_the_owner_s(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    clients, _ = divide(make_config(), [write_records()], tmp_path / "deep" / "er")
+    keys = [client.key_path.read_bytes() for client in clients]
+    assert len(set(keys)) == len(clients) == 4
+    assert {len(key) for key in keys} == {32}
+    for path in (tmp_path / "deep").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+def test_keys_depend_on_the_seed(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    keys = [
+        make_population(make_config(), [write_records()], directory=tmp_path / str(seed), seed=seed)[
+            0
+        ].key_path.read_bytes()
+        for seed in (0, 1)
+    ]
+    assert keys[0] != keys[1]
+
+
+def test_an_unchanged_population_is_not_written_again(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    """A node takes a file with a new time for new records."""
+    clients, _ = divide(make_config(), [write_records()], tmp_path / "p")
+    before = [client.source.stat().st_mtime_ns for client in clients]
+    clients[0].source.chmod(0o644)
+    again, _ = divide(make_config(), [write_records()], tmp_path / "p")
+    assert [client.source.stat().st_mtime_ns for client in again] == before
+    assert stat.S_IMODE(clients[0].source.stat().st_mode) == 0o600
+
+
+def test_a_built_in_data_set_needs_no_file(make_config: MakeConfig, tmp_path: Path) -> None:
+    from fedpipe.config import load_config
+
+    config = load_config("breast_cancer")
+    assert check_sources(config, []) == []
+    clients = make_population(config, [], directory=tmp_path / "p", seed=0)
+    assert len(clients) == 10
+    assert sum(len(pd.read_parquet(client.source)) for client in clients) == 569
+
+
+def test_several_files_are_one_pool(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    files = [write_records(30, "a.csv"), write_records(30, "b.csv", start=30)]
+    _, held = divide(make_config(), files, tmp_path / "p")
+    assert sum(map(len, held.values())) == 60
+
+
+def test_fewer_records_than_clients_are_refused(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="each of 4 clients, found 3 records: lower"):
+        divide(make_config(), [write_records(3)], tmp_path / "p")
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet", "column", "file"])
+def test_records_without_any_known_label_are_refused(
+    make_config: MakeConfig, tmp_path: Path, partition: str
+) -> None:
+    files = []
+    for name in ("a.csv", "b.csv"):
+        path = tmp_path / name
+        path.write_text("record_id,age,town,ill,clinic\n" + "1,2,ulm,Jane Roe,x\n" * 9)
+        files.append(path)
+    with pytest.raises(DataError, match=r"no, yes in column 'ill'.*schema\.label\.classes") as caught:
+        divide(make_config(federation={"partition": partition}), files, tmp_path / "p")
+    assert "Jane Roe" not in str(caught.value)
+
+
+def test_nothing_to_read_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="Expected --data PATH"):
+        check_sources(make_config(), [])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_division_by_file_needs_several(
+    make_config: MakeConfig, write_records: WriteRecords, count: int
+) -> None:
+    config = make_config(federation={"partition": "file"}, data={"source": "sklearn:digits"})
+    with pytest.raises(ConfigError, match=f"two files or more.*found {count}"):
+        check_sources(config, [write_records()][:count])
+
+
+def test_a_division_by_column_needs_its_name_and_the_column(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(federation={"partition": "column"})
+    unnamed = config.model_copy(
+        update={"data_schema": config.data_schema.model_copy(update={"client_column": None})}
+    )
+    with pytest.raises(ConfigError, match=r"schema\.client_column"):
+        check_sources(unnamed, [])
+    path = tmp_path / "records.csv"
+    path.write_text("record_id,age,town,ill\n1,2,ulm,y\n")
+    with pytest.raises(DataError, match="'clinic'"):
+        divide(config, [path], tmp_path / "p")
+
+
+def test_a_column_that_is_missing_is_found_before_anything_is_written(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text("record_id,agee,town,ill\n1,2,ulm,y\n")
+    with pytest.raises(DataError, match=r"'age' in records\.csv.*Did you mean agee"):
+        check_sources(make_config(), [path])

@@ -1,0 +1,305 @@
+"""A simulated run: begun, killed anywhere, gone on with."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpipe.config import Config
+from fedpipe.errors import BudgetError, ConfigError, DataError, FederationError, WorkspaceError
+from fedpipe.ledger import Ledger
+from fedpipe.pipeline import MetadataStore, SilentProgress, Workspace
+from fedpipe.reports.summary import RunSummary
+from simulations.run import REQUEST, SUMMARY, SimulationRequest, resume, simulate
+
+pytestmark = pytest.mark.usefixtures("no_tensorflow")
+
+NOW = datetime(2024, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+# For each of two clients: validate, preprocess, three rounds of train, analyze.
+NUM_RELEASES = 2 * 6
+
+MakeConfig = Callable[..., Config]
+WriteRecords = Callable[..., Path]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def wanted(make_config: MakeConfig, write_records: WriteRecords) -> SimulationRequest:
+    """A run of two clients."""
+    return SimulationRequest.make(make_config(federation={"num_clients": 2}), [write_records()], 0)
+
+
+def start(workspace: Workspace, request: SimulationRequest, now: datetime = NOW) -> RunSummary:
+    return simulate(workspace, request, progress=SilentProgress(), now=now)
+
+
+def go_on(workspace: Workspace, request: SimulationRequest | None = None) -> RunSummary:
+    return resume(workspace, request, progress=SilentProgress())
+
+
+def spent(workspace: Workspace) -> dict[str, tuple[float, int]]:
+    """Returns what is held of every block, and the number of releases counted on it."""
+    with Ledger(workspace.ledger_path) as ledger:
+        return {
+            str(spending.block): (round(spending.held, 9), spending.num_releases)
+            for spending in ledger.spending()
+        }
+
+
+def num_releases(workspace: Workspace, run_id: str) -> int:
+    with Ledger(workspace.ledger_path) as ledger:
+        return ledger.num_releases(run_id)
+
+
+def model_bytes(summary: RunSummary) -> bytes:
+    return (Path(summary.paths.model) / "saved_model.pb").read_bytes()
+
+
+def certificate(summary: RunSummary) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(summary.paths.certificate).read_text())
+    del found["run_id"]
+    return found
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class Killer:
+    """Kills the process at its `at`-th durable change, and lets nothing be written thereafter."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.count = 0
+
+    def tick(self) -> None:
+        self.count += 1
+        if self.count >= self._at:
+            raise Killed
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return watched
+
+
+@contextmanager
+def killed_at(at: int) -> Iterator[Killer]:
+    """Watches everything that is durable: renames, the ledger and the paper trail."""
+    killer = Killer(at)
+    writes = {
+        Ledger: ("reserve", "commit", "close"),
+        MetadataStore: ("create_run", "update_run", "start_execution", "finish_execution"),
+        os: ("replace", "link"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, names in writes.items():
+            for name in names:
+                patch.setattr(owner, name, killer.around(getattr(owner, name)))
+        yield killer
+
+
+def test_a_run_ends_with_a_report_and_a_summary(workspace: Workspace, wanted: SimulationRequest) -> None:
+    summary = start(workspace, wanted)
+    directory = workspace.runs_dir / summary.run_id
+    assert RunSummary.model_validate_json((directory / SUMMARY).read_bytes()) == summary
+    assert Path(summary.paths.report).read_text().lstrip().startswith("<!doctype html>")
+    assert (summary.status, summary.num_clients, summary.rounds) == ("COMPLETE", 2, 3)
+    assert num_releases(workspace, summary.run_id) == NUM_RELEASES
+    assert list(summary.timings_seconds) == [
+        "ingest",
+        "validate",
+        "preprocess",
+        "train",
+        "analyze",
+        "register",
+        "deploy",
+    ]
+
+
+def test_without_its_population_s_files_a_summary_is_still_there(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    summary = start(workspace, wanted)
+    Path(wanted.data[0]).unlink()
+    assert go_on(workspace) == summary
+
+
+@pytest.mark.parametrize("stride", [3, 8, 21])
+def test_killed_again_and_again_it_ends_like_a_run_that_never_was(
+    tmp_path: Path, workspace: Workspace, wanted: SimulationRequest, stride: int
+) -> None:
+    """Each process dies at a later of its own durable changes than the one before."""
+    undisturbed = Workspace(tmp_path / "undisturbed")
+    expected = start(undisturbed, wanted)
+    summary, deaths = None, 0
+    while summary is None:
+        begun = list(workspace.runs_dir.glob(f"*/{REQUEST}"))
+        try:
+            with killed_at(1 + stride * deaths):
+                summary = go_on(workspace) if begun else start(workspace, wanted)
+        except Killed:
+            deaths += 1
+    assert deaths >= 2
+    assert num_releases(workspace, summary.run_id) == NUM_RELEASES
+    assert spent(workspace) == spent(undisturbed)
+    assert model_bytes(summary) == model_bytes(expected)
+    assert certificate(summary) == certificate(expected)
+    assert summary.metrics == expected.metrics
+    assert summary.model_version == "small:1"
+    runs = MetadataStore.open(workspace.metadata_path).runs()
+    assert [(run.run_id, run.status) for run in runs] == [(summary.run_id, "COMPLETE")]
+
+
+@pytest.mark.parametrize("at", [36, 60, 90, 110])
+def test_a_killed_run_counts_all_that_it_might_have_released(
+    workspace: Workspace, wanted: SimulationRequest, at: int
+) -> None:
+    with pytest.raises(Killed), killed_at(at):
+        start(workspace, wanted)
+    whole = {block: held for block, (held, _) in spent(workspace).items()}
+    assert all(held > 0 for held in whole.values())
+    with pytest.raises(Killed), killed_at(10):
+        go_on(workspace)
+    assert {block: held for block, (held, _) in spent(workspace).items()} == whole
+    go_on(workspace)
+    assert {block: held for block, (held, _) in spent(workspace).items()} == whole
+
+
+def test_a_run_that_is_given_up_frees_what_it_never_released(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    """Three runs are afforded; two that died before their first release do not count."""
+    for second, at in enumerate((36, 30)):  # after the reservations
+        with pytest.raises(Killed), killed_at(at):
+            start(workspace, wanted, NOW + timedelta(seconds=second))
+        assert {num_releases for _, num_releases in spent(workspace).values()} == {0}
+        assert all(held > 0 for held, _ in spent(workspace).values())
+    for second in range(2, 5):
+        start(workspace, wanted, NOW + timedelta(seconds=second))
+    with pytest.raises(BudgetError, match=r"Requested: .*, remaining: .*, difference: "):
+        start(workspace, wanted, NOW + timedelta(seconds=5))
+
+
+def test_going_on_means_the_run_that_was_begun_last_even_if_it_never_was_recorded(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    first = start(workspace, wanted)
+    with pytest.raises(Killed), killed_at(4):
+        start(workspace, wanted, NOW + timedelta(hours=1))
+    assert len(MetadataStore.open(workspace.metadata_path).runs()) == 1
+    second = go_on(workspace)
+    assert second.run_id > first.run_id
+    assert second.model_version == "small:2"
+
+
+def test_going_on_with_nothing_is_an_error(workspace: Workspace) -> None:
+    with pytest.raises(WorkspaceError, match="without --resume"):
+        go_on(workspace)
+
+
+def test_going_on_with_the_same_settings_is_allowed_with_others_not(
+    workspace: Workspace, wanted: SimulationRequest, make_config: MakeConfig
+) -> None:
+    with pytest.raises(Killed), killed_at(60):
+        start(workspace, wanted)
+    other = SimulationRequest.make(make_config(), [Path(path) for path in wanted.data], 0)
+    with pytest.raises(ConfigError, match="give --resume alone"):
+        go_on(workspace, other)
+    with pytest.raises(ConfigError, match="give --resume alone"):
+        go_on(workspace, wanted.model_copy(update={"seed": 1}))
+    assert go_on(workspace, wanted).status == "COMPLETE"
+
+
+@pytest.mark.parametrize("name", [REQUEST, SUMMARY])
+def test_damaged_files_of_a_run_are_an_error(
+    workspace: Workspace, wanted: SimulationRequest, name: str
+) -> None:
+    summary = start(workspace, wanted)
+    (workspace.runs_dir / summary.run_id / name).write_text("{")
+    with pytest.raises(WorkspaceError, match="damaged"):
+        go_on(workspace)
+
+
+def test_an_artifact_that_was_lost_after_the_end_is_made_again(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    summary = start(workspace, wanted)
+    directory = workspace.runs_dir / summary.run_id
+    (directory / SUMMARY).unlink()
+    (directory / "deploy" / "pushed_model.json").unlink()
+    again = go_on(workspace)
+    assert again.model_copy(update={"timings_seconds": summary.timings_seconds}) == summary
+
+
+def test_seeded_runs_repeat_and_a_seed_is_another_population(
+    tmp_path: Path, wanted: SimulationRequest
+) -> None:
+    summaries = [
+        start(Workspace(tmp_path / name), wanted.model_copy(update={"seed": seed}))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    models = [model_bytes(summary) for summary in summaries]
+    assert models[0] == models[1] != models[2]
+    assert certificate(summaries[0]) == certificate(summaries[1])
+
+
+def test_owners_whose_records_cannot_be_read_log_it_where_only_they_look(
+    workspace: Workspace, wanted: SimulationRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Killed), killed_at(40):
+        start(workspace, wanted)
+    sources = sorted(workspace.population_dir.rglob("client-*.parquet"))
+    for source in sources:
+        source.chmod(0o600)
+
+    def spoil(path: Path) -> Path:
+        path.write_bytes(b"Jane Roe")
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simulations.population._write_once", lambda path, content: None)
+        for source in sources:
+            spoil(source)
+        with pytest.raises(FederationError, match=r"do not fit the schema.*clients\.log") as caught:
+            go_on(workspace)
+    log = workspace.population_dir / "clients.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "client-1 could not read its records" in log.read_text()
+    assert "Jane Roe" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bad_data_is_refused_before_a_run_is_begun(
+    workspace: Workspace, wanted: SimulationRequest, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="check the path"):
+        start(workspace, wanted.model_copy(update={"data": (str(tmp_path / "absent.csv"),)}))
+    assert not workspace.runs_dir.exists()
+
+
+def test_all_that_holds_data_is_closed_to_others(workspace: Workspace, wanted: SimulationRequest) -> None:
+    start(workspace, wanted)
+    closed = [workspace.metadata_path, workspace.ledger_path]
+    for folder in (workspace.population_dir, workspace.runs_dir):
+        closed += [folder, *folder.rglob("*")]
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in closed}
+    wrong = {path: mode for path, mode in modes.items() if mode != ("0o700" if path.is_dir() else "0o600")}
+    assert not wrong
