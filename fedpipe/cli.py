@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -54,6 +54,36 @@ def predict(
 
     for row in predict_file(workspace, model, input_):
         typer.echo(json.dumps(row) if json_ else ",".join(_cell(value) for value in row.values()))
+
+
+@app.command()
+def init(
+    from_: Annotated[Path, typer.Option("--from", help="A file of records: CSV, JSON lines or Parquet.")],
+    label: Annotated[str, typer.Option(help="The column to predict.")],
+    client_column: Annotated[
+        Optional[str],  # noqa: UP045  typer reads it at run time on Python 3.10
+        typer.Option(help="The column that says which client holds a record; none: ten random clients."),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where to write the configuration. [default: NAME.yaml]", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented configuration for your own records; it runs unchanged."""
+    from fedpipe.config import load_config
+    from fedpipe.config_draft import draft_config
+    from fedpipe.errors import ConfigError
+    from fedpipe.files import write_text
+
+    target = output or Path(f"{from_.stem}.yaml")
+    if target.exists() and not force:
+        raise ConfigError(f"Expected no file at {target}, found one: choose --output, or give --force.")
+    write_text(
+        target, draft_config(from_, label=label, client_column=client_column, target=str(target)), mode=0o644
+    )
+    load_config(str(target.absolute()))
+    typer.echo(f"Wrote {target}. Read it, then: fedpipe simulate --config ./{target} --data {from_}")
 
 
 @run_app.command("list")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
 
 from fedpipe.data.cells import is_missing, normalize_cells, parse_numbers
 from fedpipe.data.readers import read_raw
@@ -64,7 +65,9 @@ def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
 def _find(name: str, frame: pd.DataFrame, source: Path) -> str:
     canonical = normalize_name(name)
     if canonical not in frame.columns:
-        raise DataError(f"Expected a column {name!r} in {source.name}, found none. {nearest(canonical, frame.columns)}")
+        raise DataError(
+            f"Expected a column {name!r} in {source.name}, found none. {nearest(canonical, frame.columns)}"
+        )
     return canonical
 
 
@@ -93,10 +96,12 @@ def _draft(frame: pd.DataFrame, label: str, client_column: str | None) -> Draft:
 
 def _classes(cells: pd.Series[str], label: str) -> list[str]:
     values = cells[~is_missing(cells, MISSING)]
-    counts = values.groupby(normalize_cells(values)).agg(["first", "size"]).sort_values("size", ascending=False)
+    counts = (
+        values.groupby(normalize_cells(values)).agg(["first", "size"]).sort_values("size", ascending=False)
+    )
     if not 2 <= len(counts) <= MAX_CLASSES:
         raise DataError(
-            f"Expected between 2 and {MAX_CLASSES} different values in the label {label!r}, found {len(counts)}: "
+            f"Expected 2 to {MAX_CLASSES} different values in the label {label!r}, found {len(counts)}: "
             "choose another column with --label."
         )
     # The rarer of two is usually what one wants to find.
@@ -112,7 +117,7 @@ def _is_key(name: str, cells: pd.Series[str]) -> bool:
 def _column(cells: pd.Series[str]) -> tuple[dict[str, object] | None, str]:
     """Returns the column's settings, or None and why it is left out."""
     present = cells[~is_missing(cells, MISSING)]
-    distinct = normalize_cells(present).nunique()
+    distinct = len(set(normalize_cells(present)))
     if distinct < 2:
         return None, "always the same value" if distinct else "no values"
     numbers = parse_numbers(present)
@@ -130,9 +135,13 @@ def _column(cells: pd.Series[str]) -> tuple[dict[str, object] | None, str]:
     return {"type": "categorical", "hash_buckets": 256}, ""
 
 
-def _numeric(numbers: np.ndarray) -> dict[str, object]:
+def _numeric(numbers: NDArray[np.float64]) -> dict[str, object]:
     low, high = float(np.quantile(numbers, 0.001)), float(np.quantile(numbers, 0.999))
-    return {"type": "numeric", "minimum": _outward(low, math.floor, high - low), "maximum": _outward(high, math.ceil, high - low)}
+    return {
+        "type": "numeric",
+        "minimum": _outward(low, math.floor, high - low),
+        "maximum": _outward(high, math.ceil, high - low),
+    }
 
 
 def _outward(value: float, rounding: object, width: float) -> float:
@@ -144,8 +153,16 @@ def _outward(value: float, rounding: object, width: float) -> float:
 
 
 def _render(draft: Draft, source: Path, target: str) -> str:
-    lines = [HEADER.format(source=source, target=target).rstrip(), f"name: {_problem_name(source)}", "schema:"]
-    lines += ["  label:", f"    name: {_inline(draft.label)}", "    # The last of two classes is the positive one."]
+    lines = [
+        HEADER.format(source=source, target=target).rstrip(),
+        f"name: {_problem_name(source)}",
+        "schema:",
+    ]
+    lines += [
+        "  label:",
+        f"    name: {_inline(draft.label)}",
+        "    # The last of two classes is the positive one.",
+    ]
     lines += [f"    classes: {_inline({name: [] for name in draft.classes})}"]
     lines += _key_lines(draft)
     if draft.client_column:

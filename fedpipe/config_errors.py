@@ -25,12 +25,14 @@ def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, An
             names = _fields_at(model, first["loc"][:-1])
             hint = nearest(str(location[-1]), names) if names else "Remove it."
             return f"Expected a known setting, found {where!r} in {source}. {hint}"
-        case "missing":
-            name = ".".join(map(str, (*location, first["loc"][-1])))
+        case "missing" | "union_tag_not_found":
+            last = first["loc"][-1] if first["type"] == "missing" else "type"
+            name = ".".join(map(str, (*location, last)))
             return f"Expected a setting {name!r} in {source}, found none: add it."
-        case "value_error" | "union_tag_not_found":
+        case "value_error":
             return f"{_sentence(first)} ({where} in {source})."
-    found = "" if isinstance(first["input"], Mapping) else f", found {_shown(first['input'])}"
+    is_shown = isinstance(first["input"], Mapping) or first["type"] in ("too_short", "too_long")
+    found = "" if is_shown else f", found {_shown(first['input'])}"
     return f"Expected {where} to be {_wanted(first)}{found}: {_remedy(first, source)}."
 
 
@@ -41,9 +43,9 @@ def _wanted(first: ErrorDetails) -> str:
             return f"text that matches {context['pattern']}"
         case "too_short" | "too_long":
             bound, word = ("min_length", "least") if first["type"] == "too_short" else ("max_length", "most")
-            return f"a group of at {word} {context[bound]}"
+            return f"a group of at {word} {context[bound]}, found {context['actual_length']}"
         case "union_tag_invalid":
-            return f"of type {context['expected_tags']}, not {context['tag']!r}"
+            return f"of type {context['expected_tags']}, found {context['tag']!r}"
         case "model_type" | "dict_type" | "model_attributes_type":
             return "a group of settings"
         case "tuple_type" | "list_type":

@@ -17,8 +17,8 @@ HEADER = """# Configuration
 
 Generated from the settings by `fedpipe config reference`; do not edit.
 
-A configuration is a YAML file. Every setting has a default unless it says *required*, and `--set key.path=value`
-overrides any of them. Unknown settings are errors.
+A configuration is a YAML file. Every setting has a default unless it says *required*, and
+`--set key.path=value` overrides any of them. Unknown settings are errors.
 """
 
 
@@ -58,13 +58,17 @@ def _settings(model: type[BaseModel], path: str) -> Iterator[tuple[str, FieldInf
 
 def _named_fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     return [
-        (field.alias or name, field) for name, field in model.model_fields.items() if name != "type" or not _literal(field)
+        (field.alias or name, field)
+        for name, field in model.model_fields.items()
+        if name != "type" or not _literal(field)
     ]
 
 
 def _literal(field: FieldInfo) -> bool:
     """A tag such as `type: numeric` has one value; the section's title says it."""
-    return typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
+    return (
+        typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
+    )
 
 
 def _tag(model: type[BaseModel]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import typer
 
 from fedpipe.errors import ConfigError, FedpipeError
 
@@ -46,7 +47,7 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
     own_packages_first()
     try:
         check_packages()
-        code = app(args=list(arguments), prog_name=name, standalone_mode=False)
+        code = _invoke(typer.main.get_command(app), arguments, name)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted. Nothing is lost: --resume goes on with a run.", INTERRUPTED)
     except click.ClickException as error:
@@ -65,7 +66,17 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
         # SQLAlchemy adds the statement and its values, which are nobody's business.
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         _fail(f"Expected to read or write a database of the workspace, found: {reason}.", 2)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _invoke(command: click.Command, arguments: Sequence[str], name: str) -> int:
+    """Runs `command` as click's `main` does, which would meet an interrupt with an empty line of its own."""
+    try:
+        with command.make_context(name, list(arguments)) as context:
+            command.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    return 0
 
 
 def _is_from_database(error: Exception) -> bool:

@@ -25,8 +25,10 @@ def simulate(
         ),
     ] = None,
     data: Annotated[
-        Optional[list[Path]],  # noqa: UP045
-        typer.Option(help="A data file or a folder of them, instead of the configuration's. Repeatable."),
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="A file, a folder or a database URL#QUERY, instead of the configuration's data. Repeatable."
+        ),
     ] = None,
     workspace: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("fedpipe-workspace"),
     set_: Annotated[
@@ -59,7 +61,7 @@ def simulate(
 
 
 def _request(
-    name: str, data: list[Path], overrides: list[str], seed: int, engine: str | None
+    name: str, data: list[str], overrides: list[str], seed: int, engine: str | None
 ) -> SimulationRequest:
     from fedpipe.config import load_config
     from simulations.population import check_sources

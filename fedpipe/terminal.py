@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -40,6 +40,10 @@ class TerminalProgress:
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total)
 
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(f"Note: {text}", style="yellow", markup=False, highlight=False)
+
     def step_finished(self, name: str, seconds: float, status: str) -> None:
         """Replaces the bar by a line."""
         if self._task is not None:
@@ -58,7 +62,9 @@ def terminal_progress(console: Console) -> Iterator[TerminalProgress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
+    # Elsewhere than in a terminal, bars would end with an empty line.
+    with bars if console.is_terminal else nullcontext():
         yield TerminalProgress(console, bars)
 
 

@@ -76,13 +76,18 @@ class Anomalies(_Artifact):
 
 
 class Model(_Artifact):
-    """Trained weights (in `weights_file` beside this artifact) and how they came about."""
+    """Trained weights (in `weights_file` beside this artifact) and how they came about.
+
+    `noise_to_signal` and the advice drawn from it were known before training; None without noise.
+    """
 
     definition: ModelDefinition
     weights_file: str
     num_rounds: int
     dropouts: tuple[Dropout, ...]
     private: bool
+    noise_to_signal: float | None
+    noise_advice: str | None
 
 
 class Evaluation(_Artifact):

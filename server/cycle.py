@@ -84,7 +84,11 @@ def _model_steps(around: Surroundings) -> list[Step]:
         Step(
             name="train",
             function=partial(
-                train, asker=asker, seed=seed, on_round=partial(around.progress.step_progress, "train")
+                train,
+                asker=asker,
+                seed=seed,
+                on_round=partial(around.progress.step_progress, "train"),
+                on_note=around.progress.note,
             ),
             inputs=("spans", "statistics", "transform"),
             outputs={"model": artifacts.Model},

@@ -68,7 +68,7 @@ def _read_idx(folder: Path, name: str, header_bytes: int, limit: int | None) -> 
     if not path.is_file():
         raise ConfigError(
             f"Expected {name} in {folder}, found none: install the data set "
-            "(Debian: apt-get install dataset-fashion-mnist), or name another folder as data.source=idx:FOLDER."
+            "(Debian: apt-get install dataset-fashion-mnist), or name another folder by data.source=idx:DIR."
         )
     with gzip.open(path) as stream:
         header = stream.read(header_bytes)

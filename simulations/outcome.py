@@ -15,7 +15,7 @@ from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.reports.evidence import Curves, DataCounts, Finding, RunEvidence
 from fedpipe.reports.summary import Paths, RunSummary
-from server.artifacts import Anomalies, Evaluation, ModelVersion, PushedModel, Spans, Statistics
+from server.artifacts import Anomalies, Evaluation, Model, ModelVersion, PushedModel, Spans, Statistics
 from simulations.population import Population
 from simulations.referee import judge
 
@@ -34,6 +34,7 @@ class Outcome:
     spans: Spans
     statistics: Statistics
     anomalies: Anomalies
+    model: Model
     evaluation: Evaluation
     version: ModelVersion
     pushed: PushedModel
@@ -66,6 +67,7 @@ def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
         spans=load("spans", Spans),
         statistics=load("statistics", Statistics),
         anomalies=load("anomalies", Anomalies),
+        model=load("model", Model),
         evaluation=load("evaluation", Evaluation),
         version=load("model_version", ModelVersion),
         pushed=load("pushed_model", PushedModel),
@@ -153,6 +155,8 @@ def _warnings(outcome: Outcome, owners_log: Path) -> Iterator[str]:
         yield "Seeded randomness: the noise can be repeated and protects nobody."
     if not outcome.version.better_than_chance:
         yield "By its private estimate, the model is not distinguishable from chance."
+    if outcome.model.noise_advice:
+        yield outcome.model.noise_advice
     yield from (f"Column {anomaly.column}: {anomaly.problem}." for anomaly in outcome.anomalies.found)
     yield from (f"{client} does not take part: {reason}" for client, reason in refusals.items())
     if refusals and owners_log.exists():

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from fedpipe.config import Config, FederationSettings
 from fedpipe.data.cells import parse_labels
-from fedpipe.data.readers import check_header, find_files, read_header, read_raw, select_columns
+from fedpipe.data.readers import (
+    Source,
+    check_header,
+    find_files,
+    read_header,
+    read_table,
+    select_columns,
+)
 from fedpipe.data.schema import Label, normalize_name
 from fedpipe.errors import ConfigError, DataError
 from fedpipe.files import make_private_directory, write_atomically
@@ -24,10 +31,12 @@ from simulations.datasets import load_dataset
 
 POOLED = "others"
 MAX_NAME = 60
-LEGAL_FORMS = frozenset(
-    "and association co company companies corp corporation inc incorporated llc lllp llp lp ltd na national "
-    "nv plc sa the usa us".split()
-)
+# fmt: off
+LEGAL_FORMS = frozenset((
+    "and", "association", "co", "companies", "company", "corp", "corporation", "inc", "incorporated", "llc",
+    "lllp", "llp", "lp", "ltd", "na", "national", "nv", "plc", "sa", "the", "us", "usa",
+))
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +56,7 @@ class Population:
     notes: tuple[str, ...]
 
 
-def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
+def check_sources(config: Config, sources: Sequence[Source]) -> list[Source]:
     """Returns the data files behind `--data`, with their headers checked; reads little.
 
     Raises:
@@ -58,9 +67,9 @@ def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
         raise ConfigError(
             "Expected schema.client_column for federation.partition=column, found none: name the column."
         )
-    if not paths and config.data.source is None:
+    if not sources and config.data.source is None:
         raise ConfigError(f"Expected --data PATH, found none: configuration {config.name!r} brings no data.")
-    files = find_files(paths)
+    files = find_files(sources)
     for file in files:
         check_header(file, config.data_schema)
     if partition == "file" and len(files) < 2:
@@ -70,7 +79,7 @@ def check_sources(config: Config, paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def without_absent_key(config: Config, files: Sequence[Path]) -> Config:
+def without_absent_key(config: Config, files: Sequence[Source]) -> Config:
     """Returns `config` without its key when some file lacks that column.
 
     Training and evaluation then share a record's budget. Headers are public; no record is read.
@@ -81,9 +90,7 @@ def without_absent_key(config: Config, files: Sequence[Path]) -> Config:
     return config.model_copy(update={"data_schema": config.data_schema.model_copy(update={"key": None})})
 
 
-def make_population(
-    config: Config, files: Sequence[Path], *, directory: Path, seed: int
-) -> Population:
+def make_population(config: Config, files: Sequence[Source], *, directory: Path, seed: int) -> Population:
     """Divides the records among clients and writes one file for each into `directory`.
 
     `seed` fixes the division and the clients' keys, hence their splits.
@@ -97,9 +104,12 @@ def make_population(
     return Population(clients=tuple(clients), notes=tuple(notes))
 
 
-def _divide(config: Config, files: Sequence[Path], seed: int) -> dict[str, pd.DataFrame]:
+def _divide(config: Config, files: Sequence[Source], seed: int) -> dict[str, pd.DataFrame]:
     settings, schema = config.federation, config.data_schema
-    tables = [(file.stem, select_columns(read_raw(file), schema, file.name)) for file in files]
+    tables = [
+        (file.stem if isinstance(file, Path) else f"database-{number}", read_table(file, schema))
+        for number, file in enumerate(files, start=1)
+    ]
     if not files:
         source = str(config.data.source)
         tables = [(source, select_columns(load_dataset(source, config.data.limit), schema, source))]
@@ -122,8 +132,8 @@ def _check_classes(labels: NDArray[np.int64], label: Label) -> None:
         )
     if len(found) == 1 and label.missing == "unknown" and (labels < 0).any():
         raise DataError(
-            f"Expected two classes in column {label.name!r}, found only {label.names[found[0]]!r} and empty or "
-            "unknown cells: if an empty cell means the first class, set schema.label.missing=negative."
+            f"Expected two classes in column {label.name!r}, found only {label.names[found[0]]!r} and empty "
+            "or unknown cells: if an empty cell means the first class, set schema.label.missing=negative."
         )
 
 
@@ -143,7 +153,8 @@ def _settle_small(
                 "lower federation.min_records, or set federation.small_clients=pool."
             )
         return kept, [f"{told} left out (federation.small_clients)."]
-    kept[POOLED] = pd.concat([shards[name] for name in sorted(small)], ignore_index=True)
+    pooled = [kept[POOLED]] if POOLED in kept else []
+    kept[POOLED] = pd.concat([*pooled, *(shards[name] for name in sorted(small))], ignore_index=True)
     return kept, [f"{told} pooled into {POOLED!r} (federation.small_clients)."]
 
 

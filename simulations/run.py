@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedpipe.config import Config, parse_config
-from fedpipe.data.readers import find_files
+from fedpipe.data.databases import is_database
+from fedpipe.data.readers import Source, find_files
 from fedpipe.errors import ConfigError, WorkspaceError
 from fedpipe.files import digest_json, write_text
 from fedpipe.pipeline import Progress, Workspace
@@ -44,12 +45,14 @@ class SimulationRequest(BaseModel):
     seed: int
 
     @classmethod
-    def make(cls, config: Config, data: Sequence[Path], seed: int) -> SimulationRequest:
+    def make(cls, config: Config, data: Sequence[Source], seed: int) -> SimulationRequest:
         """Returns the request for these settings, with a schema that the data's headers bear."""
         config = without_absent_key(config, find_files(data))
         return cls(
             config=config.model_dump(mode="json", by_alias=True),
-            data=tuple(str(path.absolute()) for path in data),
+            data=tuple(
+                source if is_database(source) else str(Path(source).absolute()) for source in map(str, data)
+            ),
             seed=seed,
         )
 
@@ -63,7 +66,7 @@ def simulate(
 ) -> RunSummary:
     """Runs the whole cycle on a new population; the caller holds the workspace's lock."""
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    files = check_sources(request.parsed(), [Path(path) for path in request.data])
+    files = check_sources(request.parsed(), request.data)
     directory = workspace.make_step_dir(run_id, "ingest").parent
     # From here on --resume means this run, whatever happens next.
     write_text(directory / REQUEST, request.model_dump_json(indent=2) + "\n")
@@ -86,7 +89,7 @@ def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: 
         )
     if (directory / SUMMARY).exists():
         return _read(directory / SUMMARY, RunSummary)
-    files = check_sources(request.parsed(), [Path(path) for path in request.data])
+    files = check_sources(request.parsed(), request.data)
     return _run(workspace, directory.name, request, files, progress)
 
 
@@ -116,7 +119,7 @@ def _run(
     workspace: Workspace,
     run_id: str,
     request: SimulationRequest,
-    files: Sequence[Path],
+    files: Sequence[Source],
     progress: Progress,
 ) -> RunSummary:
     config = request.parsed()

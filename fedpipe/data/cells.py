@@ -58,7 +58,9 @@ def find_positions(texts: Iterable[Any], known: Iterable[Any]) -> NDArray[np.int
     return np.array([places.get(text, len(places)) for text in texts], dtype=np.int64)
 
 
-def parse_labels(cells: pd.Series[str], label: Label, missing_tokens: tuple[str, ...] = ()) -> NDArray[np.int64]:
+def parse_labels(
+    cells: pd.Series[str], label: Label, missing_tokens: tuple[str, ...] = ()
+) -> NDArray[np.int64]:
     """Returns the class number of every cell, -1 where it is missing or no known spelling."""
     known = dict(label.spellings())
 

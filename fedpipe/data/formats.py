@@ -5,6 +5,7 @@ A message says where a file is broken, never what is written there.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator
@@ -67,20 +68,32 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[Iterable[str]]:
+    encoding = detect_encoding(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with path.open(encoding=encoding, newline="") as stream:
             yield stream
     except UnicodeDecodeError:  # not chained: it holds a piece of the file
         raise DataError(
-            f"Expected UTF-8 text in {path.name}, found other bytes in line {_undecodable_line(path)}: "
-            "save it as UTF-8."
+            f"Expected text in {path.name}, found bytes that no encoding explains: save it as UTF-8."
         ) from None
 
 
-def _undecodable_line(path: Path) -> int:
-    with path.open("rb") as lines:
-        broken = (n for n, line in enumerate(lines, 1) if line.decode(errors="ignore").encode() != line)
-        return next(broken, 1)
+def detect_encoding(path: Path) -> str:
+    """Returns the encoding of a text file: by its mark, UTF-8 where that fits, else Windows-1252."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as stream:
+        start = stream.read(4)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        stream.seek(0)
+        try:
+            while block := stream.read(1 << 20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            # What older exports and spreadsheets write; every record is kept, at worst with odd accents.
+            return "cp1252"
+    return "utf-8-sig"
 
 
 def _csv_rows(lines: Iterable[str], source: str) -> Iterator[list[str]]:
@@ -111,7 +124,7 @@ def _json_row(line: str, source: str, number: int) -> dict[str, str]:
     row = _parse_json(line, source, number)
     if not isinstance(row, dict):
         raise DataError(f"Expected a JSON object in {source} line {number}, found a {type(row).__name__}.")
-    cells = {name: _cell_text(value) for name, value in row.items()}
+    cells = {name: cell_text(value) for name, value in row.items()}
     try:
         "".join((*cells, *cells.values())).encode()
     except UnicodeEncodeError:
@@ -147,14 +160,15 @@ def _column_text(column: pa.ChunkedArray, source: str) -> pd.Series[str]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return column.fill_null("").to_pandas()
     try:
-        return pd.Series([_cell_text(value) for value in column.to_pylist()], dtype=str)
+        return pd.Series([cell_text(value) for value in column.to_pylist()], dtype=str)
     except (ValueError, OverflowError, pa.ArrowException):
         raise DataError(
             f"Expected text, numbers or dates in {source}, found {column.type} cells: convert them."
         ) from None
 
 
-def _cell_text(value: object) -> str:
+def cell_text(value: object) -> str:
+    """Returns a value as a cell: nothing for NULL and NaN, JSON for what is nested."""
     if isinstance(value, str):
         return value
     if value is None or value != value:  # NaN and NaT

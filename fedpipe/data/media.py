@@ -45,7 +45,8 @@ def count_ngrams(texts: Sequence[str], num_buckets: int, longest: int) -> NDArra
     if codes:
         encoded[rows, hash_buckets(list(places), num_buckets)[codes]] = 1
     norms = np.sqrt(encoded.sum(axis=1, keepdims=True))
-    return encoded / np.maximum(norms, 1)
+    scaled: NDArray[np.float32] = encoded / np.maximum(norms, 1)
+    return scaled
 
 
 def base64_length(num_bytes: int) -> int:

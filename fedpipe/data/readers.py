@@ -11,8 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from fedpipe.data import formats
+from fedpipe.data.databases import is_database, read_query
 from fedpipe.data.schema import Schema, normalize_name
 from fedpipe.errors import DataError
+
+# A file, or a database's URL as `databases` reads it.
+Source = Path | str
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -28,14 +32,18 @@ _HEADER_READERS: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
-def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Returns the data files behind `paths`, each once: files as they are, folders by what they hold.
+def find_files(sources: Iterable[Source]) -> list[Source]:
+    """Returns the data behind `sources`, each once: a folder stands for the files in it.
 
     Raises:
       DataError: if a path does not exist, has another format, or a folder holds no data.
     """
-    found: list[Path] = []
-    for path in paths:
+    found: list[Source] = []
+    for source in sources:
+        if is_database(str(source)):
+            found.append(str(source))
+            continue
+        path = Path(source)
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if _is_data(file))
             if not inside:
@@ -49,7 +57,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_table(path: Path, schema: Schema) -> pd.DataFrame:
+def read_table(path: Source, schema: Schema) -> pd.DataFrame:
     """Returns the records of `path` as text, with the schema's columns under canonical names.
 
     Columns beyond the schema are dropped. Missing values are empty strings.
@@ -57,7 +65,7 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
     Raises:
       DataError: naming file, line or column where the file does not fit.
     """
-    return select_columns(read_raw(path), schema, path.name)
+    return select_columns(read_raw(path), schema, source_name(path))
 
 
 def read_features(path: Path, schema: Schema) -> pd.DataFrame:
@@ -66,17 +74,19 @@ def read_features(path: Path, schema: Schema) -> pd.DataFrame:
     return _select(read_raw(path), wanted, path.name, schema.optional())
 
 
-def read_header(path: Path) -> list[str]:
+def read_header(path: Source) -> list[str]:
     """Returns the column names that `path` gives; reads no more than it must."""
+    if isinstance(path, str):
+        return [str(name) for name in read_query(path).columns]
     with _open_errors(path):
         return _HEADER_READERS[_format(path)](path)
 
 
-def check_header(path: Path, schema: Schema) -> None:
+def check_header(path: Source, schema: Schema) -> None:
     """Raises DataError when `path` lacks a column of the schema; reads no more than it must."""
     names = read_header(path)
     # An absent key is settled by whoever divides the records; see docs/privacy.md.
-    _find_columns(names, _wanted(names, schema), path.name, {*schema.optional(), schema.key or ""})
+    _find_columns(names, _wanted(names, schema), source_name(path), {*schema.optional(), schema.key or ""})
 
 
 def select_columns(frame: pd.DataFrame, schema: Schema, source: str) -> pd.DataFrame:
@@ -84,8 +94,15 @@ def select_columns(frame: pd.DataFrame, schema: Schema, source: str) -> pd.DataF
     return _select(frame, _wanted(map(str, frame.columns), schema), source, schema.optional())
 
 
-def read_raw(path: Path) -> pd.DataFrame:
+def source_name(source: Source) -> str:
+    """Returns what to call a source in a message; a database's URL may hold a password."""
+    return "the database" if isinstance(source, str) else source.name
+
+
+def read_raw(path: Source) -> pd.DataFrame:
     """Returns all cells of `path` as text, under the names that the file gives."""
+    if isinstance(path, str):
+        return read_query(path)
     with _open_errors(path):
         return _READERS[_format(path)](path)
 

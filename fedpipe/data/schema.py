@@ -121,7 +121,7 @@ class CategoricalColumn(_Strict):
 
 
 class TextColumn(_Strict):
-    """Free text as hashed n-grams: which of them occur, scaled to unit length. Costs no privacy to prepare."""
+    """Free text as hashed n-grams: which of them occur, to unit length. Costs no privacy to prepare."""
 
     type: Literal["text"]
     hash_buckets: int = Field(1024, ge=2, le=100_000, description="Number of hash buckets.")
@@ -146,24 +146,23 @@ class ImageColumn(_Strict):
         return self.height * self.width * self.channels
 
 
-Column = Annotated[
-    NumericColumn | CategoricalColumn | TextColumn | ImageColumn, Field(discriminator="type")
-]
+Column = Annotated[NumericColumn | CategoricalColumn | TextColumn | ImageColumn, Field(discriminator="type")]
 
 
 class Label(_Strict):
     """The column to predict and its public classes; the last of two is the positive one."""
 
-    name: Name
+    name: Name = Field(description="Canonical name of the column to predict.")
     classes: dict[str, tuple[str, ...]] = Field(
         min_length=2, description="Class name -> spellings that mean it (the name itself always does)."
     )
     missing: Literal["unknown", "negative"] = Field(
         "unknown",
-        description="What an empty cell means: no label, or (where exports write Yes or nothing) the first class.",
+        description="What an empty cell means: no label; or, where exports write Yes or nothing, class one.",
     )
     positive_above: float | None = Field(
-        None, description="For a numeric label: numbers above are the second of two classes, others the first."
+        None,
+        description="For a numeric label: numbers above are the second of two classes, others the first.",
     )
     aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
 

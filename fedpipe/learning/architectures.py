@@ -117,8 +117,12 @@ def _check_custom_model(model: object, definition: ModelDefinition, builder: str
     shapes = (tuple(model.input_shape), tuple(model.output_shape))
     wanted = ((None, definition.num_features), (None, definition.num_logits))
     if shapes != wanted:
-        raise ConfigError(f"Expected {builder} to map {wanted[0]} to {wanted[1]}, found {shapes[0]} to {shapes[1]}.")
-    mixing = [layer.name for layer in model.submodules if isinstance(layer, tf.keras.layers.BatchNormalization)]
+        raise ConfigError(
+            f"Expected {builder} to map {wanted[0]} to {wanted[1]}, found {shapes[0]} to {shapes[1]}."
+        )
+    mixing = [
+        layer.name for layer in model.submodules if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     if mixing:
         raise ConfigError(
             f"Expected layers that treat each record alone, found {mixing[0]!r}, which mixes a batch: "

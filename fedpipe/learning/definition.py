@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from fedpipe.data.transform import InputGroup, Transform
 
@@ -23,7 +23,8 @@ class ModelSettings(_Strict):
     )
     type: Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"] = Field(
         "logistic_regression",
-        description="Architecture. wide_and_deep: linear in the table, hidden layers on the text; cnn: one image.",
+        description="Architecture. wide_and_deep: linear in the table, hidden layers on the text; "
+        "cnn: one image.",
     )
     hidden_units: tuple[PositiveInt, ...] = Field(
         (64, 16), description="Widths of the hidden layers of mlp and wide_and_deep."
@@ -64,8 +65,9 @@ class TrainingSettings(_Strict):
     )
     min_cohort: int = Field(1, ge=1, description="A round with fewer answers stops the run.")
     round_timeout_seconds: float = Field(600.0, gt=0, description="How long to wait for a round's answers.")
-    kernel: Literal["tensorflow_privacy"] = Field(
-        "tensorflow_privacy", description="Implementation of per-example clipping."
+    kernel: Literal["book_keeping", "tensorflow_privacy"] = Field(
+        "book_keeping",
+        description="Implementation of per-example clipping: fast for dense layers, or TensorFlow Privacy's.",
     )
 
 

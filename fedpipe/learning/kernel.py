@@ -69,10 +69,15 @@ def make_kernel(name: str, definition: ModelDefinition) -> Kernel:
     """Returns the process-wide kernel of that name for that architecture, compiled on first use.
 
     Raises:
-      ConfigError: if no kernel has that name.
+      ConfigError: for an unknown name.
     """
-    if name == "tensorflow_privacy":
-        from fedpipe.learning.tensorflow_privacy_kernel import TensorFlowPrivacyKernel
+    if name == "book_keeping":
+        from fedpipe.learning.book_keeping_kernel import book_keeping_kernel
 
-        return TensorFlowPrivacyKernel(definition)
-    raise ConfigError(f"Expected a known kernel, found {name!r}. {nearest(name, ['tensorflow_privacy'])}")
+        return book_keeping_kernel(definition)
+    if name == "tensorflow_privacy":
+        from fedpipe.learning.tensorflow_privacy_kernel import tensorflow_privacy_kernel
+
+        return tensorflow_privacy_kernel(definition)
+    known = ("book_keeping", "tensorflow_privacy")
+    raise ConfigError(f"Expected a known training.kernel, found {name!r}. {nearest(name, known)}")

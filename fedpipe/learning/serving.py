@@ -158,7 +158,9 @@ def _decode_images(feature: ImageFeature, cells: tf.Tensor) -> tf.Tensor:
     length = base64_length(feature.width)
     usable = (tf.strings.length(cells) == length) & tf.strings.regex_full_match(cells, r"[0-9A-Za-z_-]*")
     black = "A" * length
-    data = tf.io.decode_raw(tf.io.decode_base64(tf.where(usable, cells, black)), tf.uint8, fixed_length=feature.width)
+    data = tf.io.decode_raw(
+        tf.io.decode_base64(tf.where(usable, cells, black)), tf.uint8, fixed_length=feature.width
+    )
     return tf.cast(data, tf.float32) / 255.0
 
 

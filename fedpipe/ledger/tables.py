@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from fedpipe.errors import LedgerError
 from fedpipe.files import make_private_directory, sync_directory
 
 FORMAT_VERSION = "1"
+BUSY_SECONDS = 30.0
 
 metadata = MetaData()
 
@@ -121,10 +123,12 @@ def _create(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
         draft = Path(directory) / path.name
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with closing(sqlite3.connect(draft)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # stays with the file
         engine = _engine(draft)
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-            connection.execute(insert(info).values(key="format_version", value=FORMAT_VERSION))
+        with engine.begin() as transaction:
+            metadata.create_all(transaction)
+            transaction.execute(insert(info).values(key="format_version", value=FORMAT_VERSION))
         engine.dispose()
         with suppress(FileExistsError):
             os.link(draft, path)
@@ -133,7 +137,7 @@ def _create(path: Path) -> None:
 
 def _engine(path: Path) -> Engine:
     # Parameters hold replies and terms, which belong in no error message.
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30}, hide_parameters=True)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
@@ -144,6 +148,6 @@ def _configure(connection: Any, _record: Any) -> None:
     # coordinators cannot both see the last of a budget as free.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -111,7 +111,10 @@ class MetadataStore:
         """
         context = self._known_run_context(run_id)
         protos.set_values(context.properties, {"status": status, "message": message, "claim_id": claim_id})
-        protos.set_values(context.custom_properties, {"epsilon": epsilon, "delta": delta})
+        # As text: ML Metadata keeps six decimals of a number, which would make a delta of 1e-7 zero.
+        price = {"epsilon": epsilon, "delta": delta}
+        texts = {name: None if value is None else repr(value) for name, value in price.items()}
+        protos.set_values(context.custom_properties, texts)
         self._store.put_contexts([context])
         return protos.run_record(context)
 

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def step_progress(self, name: str, done: int, total: int) -> None:
         """Says that `done` of the `total` parts of the step, such as rounds, are finished."""
 
+    def note(self, text: str) -> None:
+        """Says something about the running step that a person should know now."""
+
     def step_finished(self, name: str, seconds: float, status: ExecutionState) -> None:
         """Says how the step ended; CACHED: its earlier outputs were loaded, nothing ran."""
 
@@ -27,6 +30,9 @@ class SilentProgress:
         """Does nothing."""
 
     def step_progress(self, name: str, done: int, total: int) -> None:
+        """Does nothing."""
+
+    def note(self, text: str) -> None:
         """Does nothing."""
 
     def step_finished(self, name: str, seconds: float, status: ExecutionState) -> None:

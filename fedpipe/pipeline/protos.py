@@ -85,7 +85,7 @@ def payloads_text(payloads: Mapping[str, str]) -> str:
 def run_record(context: Any) -> RunRecord:
     """Returns what the context of a run says."""
     text = _texts(context)
-    extra = {name: value.double_value for name, value in context.custom_properties.items()}
+    extra = {name: float(value.string_value) for name, value in context.custom_properties.items()}
     return RunRecord(
         run_id=context.name,
         pipeline=text["pipeline"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 from dp_accounting.dp_event import DpEvent
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,7 @@ from fedpipe.privacy.randomness import Kind
 MAX_EPSILON = 1000.0
 MIN_NOISE = 0.05
 MAX_NOISE = 1e7
+TOLERANCE = 5e-4  # of the noise's logarithm
 
 
 class Shares(BaseModel):
@@ -207,15 +208,15 @@ def _least_noise(
     """
     interval = min(max(target / 4000, VALUE_DISCRETIZATION_INTERVAL), max(COARSE_INTERVALS))
 
-    @lru_cache(maxsize=None)
+    @cache
     def excess(log_noise: float) -> float:
         ratio = epsilon_at(events(math.exp(log_noise)), delta, interval) / target
         return math.log(min(max(ratio, 1e-3), 1e3))
 
     low, high = _bracket(excess, math.log(max(guess, MIN_NOISE)), target)
-    log_noise = brentq(excess, low, high, xtol=5e-4) if excess(low) > 0 else low
+    log_noise = brentq(excess, low, high, xtol=TOLERANCE) + TOLERANCE if excess(low) > 0 else low
     while epsilon(events(math.exp(log_noise)), delta) > target:
-        log_noise = _larger(log_noise, 5e-4, target)
+        log_noise = _larger(log_noise, TOLERANCE, target)
     return math.exp(log_noise)
 
 

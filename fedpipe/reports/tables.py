@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedpipe.data.schema import Column, NumericColumn, Schema
+from fedpipe.data.schema import Column, ImageColumn, NumericColumn, Schema, TextColumn
 from fedpipe.data.statistics import HEALTH
 from fedpipe.ledger.certificate import Certificate
 from fedpipe.pipeline.records import ExecutionRecord
@@ -163,6 +163,10 @@ def _cell(number: int, stddev: float) -> Cell:
 def _declared(column: Column) -> str:
     if isinstance(column, NumericColumn):
         return f"number, {column.minimum:g} to {column.maximum:g}"
+    if isinstance(column, TextColumn):
+        return f"text, n-grams of up to {column.ngrams} words in {column.hash_buckets} hash buckets"
+    if isinstance(column, ImageColumn):
+        return f"picture, {column.height} x {column.width} x {column.channels}"
     if column.vocabulary:
         return f"one of {listing(column.vocabulary, most=4)}"
     return f"category, {column.hash_buckets} hash buckets"

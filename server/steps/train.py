@@ -16,6 +16,7 @@ from fedpipe.ledger.certificate import Dropout
 from fedpipe.privacy import DpSgd, PrivacyPlan
 from server.artifacts import Model, Spans, Statistics
 from server.steps.asking import Asker
+from server.steps.noise import noise_advice, noise_to_signal
 
 WEIGHTS = "weights.npy"
 SURE_DEVIATIONS = 2.0
@@ -32,6 +33,7 @@ def train(
     asker: Asker,
     seed: int,
     on_round: Callable[[int, int], None],
+    on_note: Callable[[str], None],
 ) -> dict[str, Model]:
     """Returns the Model; its weights are a file in `directory`."""
     from fedpipe.learning.architectures import initial_weights
@@ -41,11 +43,16 @@ def train(
     definition = ModelDefinition.make(terms.model, transform, schema.num_classes)
     sizes = statistics.train_sizes()
     learning_rate = choose_learning_rate(training, terms.plan, sizes)
+    initial = initial_weights(definition, seed)
+    ratio = noise_to_signal(terms.plan, sizes, initial.size)
+    advice = noise_advice(ratio, terms.plan, initial.size)
+    if advice:
+        on_note(advice)
     state = run_rounds(
         asker.clients,
         run_id=asker.run_id,
         settings=training.model_copy(update={"learning_rate": learning_rate}),
-        initial=initial_weights(definition, seed),
+        initial=initial,
         values={
             "transform": transform.model_dump(mode="json"),
             "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
@@ -63,6 +70,8 @@ def train(
         num_rounds=training.num_rounds,
         dropouts=_dropouts(state, spans),
         private=terms.plan.private,
+        noise_to_signal=ratio,
+        noise_advice=advice,
     )
     return {"model": model}
 

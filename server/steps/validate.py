@@ -51,7 +51,7 @@ def _find(statistics: Statistics, asker: Asker, settings: ValidateSettings) -> I
         if unusable - slack > settings.max_unusable_share * total:
             yield Anomaly(
                 column=name,
-                problem=f"about {unusable / total:.0%} of its cells are missing or malformed",
+                problem=f"about {min(unusable / total, 1):.0%} of its cells are missing or malformed",
                 severity="warning",
             )
 
@@ -77,7 +77,7 @@ def _label_anomalies(statistics: Statistics, asker: Asker, settings: ValidateSet
     if unknown - slack > settings.max_unlabelled_share * total:
         yield Anomaly(
             column=label.name,
-            problem=f"about {unknown / total:.0%} of the records have no label",
+            problem=f"about {min(unknown / total, 1):.0%} of the records have no label",
             severity="warning",
         )
 

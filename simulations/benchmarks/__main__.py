@@ -14,8 +14,10 @@ for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREA
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpipe.learning.architectures import build_model, initial_weights, per_example_loss
 from fedpipe.learning.definition import ModelDefinition, ModelSettings
@@ -26,9 +28,13 @@ from fedpipe.privacy import SecureRandomness
 BATCH, STEPS, ROUNDS = 256, 10, 9
 PROBLEMS = {
     "logistic regression 2000-2": ModelDefinition(
-        settings=ModelSettings(type="logistic_regression"), num_features=2000, num_classes=2
+        settings=ModelSettings.model_validate({"type": "logistic_regression"}),
+        num_features=2000,
+        num_classes=2,
     ),
-    "mlp 700-64-16-1": ModelDefinition(settings=ModelSettings(type="mlp"), num_features=700, num_classes=2),
+    "mlp 700-64-16-1": ModelDefinition(
+        settings=ModelSettings.model_validate({"type": "mlp"}), num_features=700, num_classes=2
+    ),
 }
 
 
@@ -64,13 +70,18 @@ def make_contestants(definition: ModelDefinition) -> dict[str, Callable[[], obje
     labels = generator.integers(0, 2, BATCH * STEPS).astype(np.int32)
     return {
         "plain SGD": _plain(definition, features, labels),
-        "fedpipe, kernel tensorflow_privacy, with noise": _kernel(definition, features, labels),
+        "fedpipe, kernel book_keeping, with noise": _kernel("book_keeping", definition, features, labels),
+        "fedpipe, kernel tensorflow_privacy, with noise": _kernel(
+            "tensorflow_privacy", definition, features, labels
+        ),
         "TensorFlow Privacy, DPKerasSGD vectorized": _keras(definition, features, labels),
     }
 
 
-def _kernel(definition: ModelDefinition, features: np.ndarray, labels: np.ndarray) -> Callable[[], object]:
-    kernel = make_kernel("tensorflow_privacy", definition)
+def _kernel(
+    name: str, definition: ModelDefinition, features: NDArray[Any], labels: NDArray[Any]
+) -> Callable[[], object]:
+    kernel = make_kernel(name, definition)
     weights = initial_weights(definition, 0)
     batches = list(np.arange(BATCH * STEPS, dtype=np.int32).reshape(STEPS, BATCH))
     randomness = SecureRandomness()
@@ -92,12 +103,11 @@ def _kernel(definition: ModelDefinition, features: np.ndarray, labels: np.ndarra
     return run
 
 
-def _plain(definition: ModelDefinition, features: np.ndarray, labels: np.ndarray) -> Callable[[], object]:
+def _plain(definition: ModelDefinition, features: NDArray[Any], labels: NDArray[Any]) -> Callable[[], object]:
     model = build_model(definition)
     x, y = tf.constant(features.reshape(STEPS, BATCH, -1)), tf.constant(labels.reshape(STEPS, BATCH))
 
-    @tf.function(autograph=False)
-    def run() -> object:
+    def steps() -> Any:
         def body(step: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 loss = tf.reduce_mean(per_example_loss(y[step], model(x[step])))
@@ -109,10 +119,15 @@ def _plain(definition: ModelDefinition, features: np.ndarray, labels: np.ndarray
 
         return tf.while_loop(lambda step: step < STEPS, body, [0], parallel_iterations=1)
 
-    return lambda: run()[0].numpy()
+    run = tf.function(steps, autograph=False)
+
+    def finish() -> object:
+        return run()[0].numpy()
+
+    return finish
 
 
-def _keras(definition: ModelDefinition, features: np.ndarray, labels: np.ndarray) -> Callable[[], object]:
+def _keras(definition: ModelDefinition, features: NDArray[Any], labels: NDArray[Any]) -> Callable[[], object]:
     from tensorflow_privacy import VectorizedDPKerasSGDOptimizer
 
     model = build_model(definition)

@@ -21,6 +21,7 @@ SCHEMA = {
     },
 }
 
+
 def plan_data() -> dict[str, Any]:
     """Returns a private, keyed, seeded plan of three rounds."""
     both = ["train", "eval"]

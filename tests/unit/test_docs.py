@@ -26,7 +26,15 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_options_that_pages_name_exist(page: Path) -> None:
     helps = {
         command: CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=200).output
-        for command in ("simulate", "predict", "run show", "run list", "model list", "model show", "config show")
+        for command in (
+            "simulate",
+            "predict",
+            "run show",
+            "run list",
+            "model list",
+            "model show",
+            "config show",
+        )
     }
     for line in re.findall(r"fedpipe ((?:simulate|predict|run|model|config) .*)", page.read_text()):
         command = next((name for name in helps if line.startswith(name)), None)

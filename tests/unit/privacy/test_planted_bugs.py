@@ -2,7 +2,7 @@
 
 Each check passes for the real mechanism (a false alarm has a probability below 1e-6) and fails
 for mechanisms that leak: noise forgotten, too small, used twice or left out, batches that are
-no Poisson samples, plans that depend on the records.
+no Poisson samples.
 """
 
 from __future__ import annotations
@@ -15,23 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedpipe.privacy import (
-    Demand,
-    DpSgd,
-    NoisyHistograms,
-    PrivacyPlan,
-    Randomness,
-    SecureRandomness,
-    Shares,
-    calibrate,
-)
+from fedpipe.privacy import DpSgd, NoisyHistograms, Randomness, SecureRandomness
 
 Arrays = dict[str, NDArray[np.int64]]
 Release = Callable[[NoisyHistograms, Mapping[str, NDArray[np.int64]], Randomness], Arrays]
 Sample = Callable[[DpSgd, int, Randomness], list[NDArray[np.int32]]]
 Noise = Callable[[DpSgd, int, Randomness], NDArray[np.float32]]
-NoisySum = Callable[[DpSgd, NDArray[np.float64], Randomness], NDArray[np.float64]]
-MakePlan = Callable[[NDArray[np.float64]], PrivacyPlan]
 
 COUNTS = NoisyHistograms(noise_stddev=5.0, num_histograms=2)
 SGD = DpSgd(sampling_probability=0.2, clipping_norm=0.5, noise_multiplier=3.0, num_rounds=10, local_steps=300)
@@ -288,131 +277,3 @@ def test_gradient_noise_is_as_charged() -> None:
 def test_planted_bugs_in_gradient_noise_are_seen(make_noise: Noise) -> None:
     with pytest.raises(CheckError):
         check_gradient_noise(make_noise)
-
-
-# --- an empty batch --------------------------------------------------------------------------
-
-
-def check_empty_batch(noisy_sum: NoisySum) -> None:
-    """Releases over no record and over one clipped record look alike: noise of the planned size."""
-    mechanism = SGD.model_copy(update={"local_steps": 1})
-    for gradients in (np.zeros((0, 2000)), np.full((1, 2000), 1e-9)):
-        found = noisy_sum(mechanism, gradients, SecureRandomness())
-        expect_noise(found, mechanism.noise_multiplier * mechanism.clipping_norm)
-
-
-def sum_with_noise(
-    mechanism: DpSgd, gradients: NDArray[np.float64], randomness: Randomness
-) -> NDArray[np.float64]:
-    noise = mechanism.noise(gradients.shape[1], randomness)[0]
-    return np.asarray(gradients.sum(axis=0) + noise, np.float64)
-
-
-def sum_with_noise_unless_empty(
-    mechanism: DpSgd, gradients: NDArray[np.float64], randomness: Randomness
-) -> NDArray[np.float64]:
-    if len(gradients) == 0:
-        return np.zeros(gradients.shape[1])
-    return sum_with_noise(mechanism, gradients, randomness)
-
-
-def mean_with_noise_over_the_batch(
-    mechanism: DpSgd, gradients: NDArray[np.float64], randomness: Randomness
-) -> NDArray[np.float64]:
-    return sum_with_noise(mechanism, gradients, randomness) / (1 + len(gradients))
-
-
-def test_an_empty_batch_is_released_with_noise() -> None:
-    check_empty_batch(sum_with_noise)
-
-
-@pytest.mark.parametrize("noisy_sum", [sum_with_noise_unless_empty, mean_with_noise_over_the_batch])
-def test_planted_bugs_with_empty_batches_are_seen(noisy_sum: NoisySum) -> None:
-    with pytest.raises(CheckError):
-        check_empty_batch(noisy_sum)
-
-
-# --- plans that know too much ----------------------------------------------------------------
-
-
-def check_plan_ignores_records(make_plan: MakePlan) -> None:
-    records = np.linspace(0, 1, 500)
-    plan = make_plan(records)
-    expect(make_plan(records[:-1]) == plan, "the same plan with a record less")
-    expect(make_plan(np.append(records, 40.0)) == plan, "the same plan with a record more")
-
-
-@lru_cache
-def _plan(sampling_probability: float = 0.1, clipping_norm: float = 1.0, num_rounds: int = 2) -> PrivacyPlan:
-    demand = Demand(
-        column_histograms=1,
-        feature_histograms=0,
-        score_histograms=1,
-        sampling_probability=sampling_probability,
-        clipping_norm=clipping_norm,
-        num_rounds=num_rounds,
-        local_steps=1,
-        keyed=False,
-    )
-    shares = Shares.model_validate({})
-    return calibrate(demand, epsilon_target=8.0, delta=1e-5, shares=shares, randomness="secure")
-
-
-def plan_from_settings(records: NDArray[np.float64]) -> PrivacyPlan:
-    return _plan()
-
-
-def plan_with_a_fixed_batch_size(records: NDArray[np.float64]) -> PrivacyPlan:
-    return _plan(sampling_probability=50 / len(records))
-
-
-def plan_with_rounds_from_an_epoch(records: NDArray[np.float64]) -> PrivacyPlan:
-    return _plan(num_rounds=math.ceil(len(records) / 250))
-
-
-def plan_with_clipping_at_the_largest_record(records: NDArray[np.float64]) -> PrivacyPlan:
-    return _plan(clipping_norm=float(np.abs(records).max()))
-
-
-def test_the_plan_is_a_function_of_public_settings() -> None:
-    check_plan_ignores_records(plan_from_settings)
-
-
-@pytest.mark.parametrize(
-    "make_plan",
-    [
-        plan_with_a_fixed_batch_size,
-        plan_with_rounds_from_an_epoch,
-        plan_with_clipping_at_the_largest_record,
-    ],
-)
-def test_plans_computed_from_records_are_seen(make_plan: MakePlan) -> None:
-    with pytest.raises(CheckError):
-        check_plan_ignores_records(make_plan)
-
-
-# --- weights ---------------------------------------------------------------------------------
-
-
-def check_sensitivity(update: NoisySum) -> None:
-    """One record more moves a client's update by at most the clipping norm, which the noise is for."""
-    mechanism = SGD.model_copy(update={"local_steps": 1, "noise_multiplier": 1e-9})
-    gradients = np.tile(np.array([mechanism.clipping_norm, 0.0]), (41, 1))
-    before, after = (update(mechanism, part, SecureRandomness()) for part in (gradients[:-1], gradients))
-    moved = float(np.linalg.norm(after - before))
-    expect(moved <= mechanism.clipping_norm * (1 + 1e-6), "a sensitivity of the clipping norm")
-
-
-def sum_weighted_by_the_number_of_records(
-    mechanism: DpSgd, gradients: NDArray[np.float64], randomness: Randomness
-) -> NDArray[np.float64]:
-    return sum_with_noise(mechanism, gradients, randomness) * len(gradients) / 40
-
-
-def test_a_sum_has_the_sensitivity_that_its_noise_is_for() -> None:
-    check_sensitivity(sum_with_noise)
-
-
-def test_weights_computed_from_the_number_of_records_are_seen() -> None:
-    with pytest.raises(CheckError):
-        check_sensitivity(sum_weighted_by_the_number_of_records)

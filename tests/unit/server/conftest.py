@@ -83,7 +83,7 @@ def make_version(make_terms: Callable[..., RunTerms]) -> Callable[..., ModelVers
     """Returns version 2 of the model `illness`, with `changes`."""
 
     def make(**changes: Any) -> ModelVersion:
-        terms = make_terms()
+        terms, transform = make_terms(), Transform.model_validate(TRANSFORM)
         estimate = Estimate(estimate=0.7, lower=0.6, upper=0.8, level=0.95)
         certificate = _certificate(terms.plan.model_dump_json())
         values = {
@@ -96,8 +96,9 @@ def make_version(make_terms: Callable[..., RunTerms]) -> Callable[..., ModelVers
             "better_than_chance": True,
             "class_names": ("no", "yes"),
             "columns": ("age",),
-            "transform": Transform.model_validate(TRANSFORM),
-            "definition": ModelDefinition(settings=terms.model, num_features=1, num_classes=2),
+            "data_schema": terms.data_schema,
+            "transform": transform,
+            "definition": ModelDefinition.make(terms.model, transform, 2),
             "certificate": certificate,
         }
         return ModelVersion.model_validate(values | changes)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from fedpipe.config import Config, parse_config
-from fedpipe.errors import PrivacyError
 from fedpipe.privacy import DpSgd, NoisyHistograms
 from server.planning import make_plan, make_terms
 
@@ -54,9 +51,3 @@ def test_the_same_settings_make_the_same_terms() -> None:
 def test_without_privacy_there_is_nothing_to_charge() -> None:
     plan = make_plan(config(privacy={"enabled": False}))
     assert (plan.private, plan.queries) == (False, {})
-
-
-def test_shares_that_leave_nothing_for_training_are_refused() -> None:
-    shares = {"validate": 0.5, "preprocess": 0.4, "analyze": 0.2}
-    with pytest.raises(PrivacyError, match="shares"):
-        make_plan(config(privacy={"shares": shares}))

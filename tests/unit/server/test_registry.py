@@ -144,7 +144,7 @@ def test_a_version_that_was_never_deployed_does_not_predict(
 ) -> None:
     register(1)
     records = tmp_path / "records.csv"
-    records.write_text("age\n3\n")
+    records.write_text("age,town\n3,ulm\n")
     with pytest.raises(WorkspaceError, match="did not reach deploy"):
         list(predict_file(workspace.root, "illness", records))
 

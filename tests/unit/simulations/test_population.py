@@ -21,7 +21,7 @@ WriteRecords = Callable[..., Path]
 def divide(
     config: Config, files: list[Path], directory: Path, seed: int = 0
 ) -> tuple[list[SimulatedClient], dict[str, list[str]]]:
-    clients = make_population(config, files, directory=directory, seed=seed)
+    clients = list(make_population(config, files, directory=directory, seed=seed).clients)
     return clients, {client.name: pd.read_parquet(client.source)["record_id"].tolist() for client in clients}
 
 
@@ -74,7 +74,7 @@ def test_a_smaller_alpha_skews_labels_more(
             [write_records(400)],
             directory=tmp_path / str(alpha),
             seed=0,
-        )
+        ).clients
         shares = [(pd.read_parquet(client.source)["ill"] == "y").mean() for client in clients]
         return float(max(shares) - min(shares))
 
@@ -103,11 +103,33 @@ def test_two_files_of_one_name_are_not_merged(
         divide(make_config(federation={"partition": "file"}), files, tmp_path / "p")
 
 
-def test_names_that_differ_in_signs_only_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_spellings_of_one_owner_s_name_are_one_client(make_config: MakeConfig, tmp_path: Path) -> None:
     path = tmp_path / "records.csv"
-    path.write_text("record_id,age,town,ill,clinic\n1,1,ulm,y,St. Anna\n2,2,ulm,n,st-anna\n")
-    with pytest.raises(DataError, match="two alike"):
-        divide(make_config(federation={"partition": "column"}), [path], tmp_path / "p")
+    rows = ["1,1,ulm,y,St. Anna Inc.", "2,2,ulm,n,st-anna", "3,3,ulm,n,Charité"]
+    path.write_text("\n".join(["record_id,age,town,ill,clinic", *rows]) + "\n")
+    _, held = divide(make_config(federation={"partition": "column"}), [path], tmp_path / "p")
+    assert held == {"charit": ["3"], "st-anna": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("keep", {"clinic-0": 5, "clinic-1": 1, "others": 4}),
+        ("pool", {"clinic-0": 5, "others": 5}),
+        ("drop", {"clinic-0": 5, "others": 4}),
+    ],
+)
+def test_small_clients_stay_or_are_pooled_or_left_out(
+    make_config: MakeConfig, tmp_path: Path, policy: str, expected: dict[str, int]
+) -> None:
+    """A client that happens to be called like the pool loses nothing."""
+    owners = ["Clinic 0"] * 5 + ["Clinic 1"] + ["Others"] * 4
+    path = tmp_path / "records.csv"
+    rows = [f"r{n},{n},ulm,{'y' if n % 2 else 'n'},{owner}" for n, owner in enumerate(owners)]
+    path.write_text("\n".join(["record_id,age,town,ill,clinic", *rows]) + "\n")
+    federation = {"partition": "column", "min_records": 2, "small_clients": policy}
+    _, held = divide(make_config(federation=federation), [path], tmp_path / "p")
+    assert {name: len(records) for name, records in held.items()} == expected
 
 
 def test_files_and_keys_are_the_owner_s(
@@ -125,9 +147,7 @@ def test_keys_depend_on_the_seed(
     make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
 ) -> None:
     keys = [
-        make_population(make_config(), [write_records()], directory=tmp_path / str(seed), seed=seed)[
-            0
-        ].key_path.read_bytes()
+        divide(make_config(), [write_records()], tmp_path / str(seed), seed)[0][0].key_path.read_bytes()
         for seed in (0, 1)
     ]
     assert keys[0] != keys[1]
@@ -150,7 +170,7 @@ def test_a_built_in_data_set_needs_no_file(make_config: MakeConfig, tmp_path: Pa
 
     config = load_config("breast_cancer")
     assert check_sources(config, []) == []
-    clients = make_population(config, [], directory=tmp_path / "p", seed=0)
+    clients = make_population(config, [], directory=tmp_path / "p", seed=0).clients
     assert len(clients) == 10
     assert sum(len(pd.read_parquet(client.source)) for client in clients) == 569
 

@@ -55,7 +55,7 @@ def records(tmp_path: Path, ill: Callable[[int], str]) -> Path:
 def test_all_records_count_and_held_out_ones_are_judged(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config()
     path = records(tmp_path, lambda age: "y" if age >= 45 else "n")
-    clients = make_population(config, [path], directory=tmp_path / "p", seed=0)
+    clients = make_population(config, [path], directory=tmp_path / "p", seed=0).clients
     found = judge(config, clients, transform=TRANSFORM, model_path=tmp_path)
     assert found.num_examples["total"] == 400
     assert found.num_examples["train"] + found.num_examples["eval"] == 400
@@ -68,7 +68,7 @@ def test_all_records_count_and_held_out_ones_are_judged(make_config: MakeConfig,
 def test_unlabelled_records_are_counted_and_not_judged(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config()
     path = records(tmp_path, lambda age: "?" if age < 30 else "y" if age >= 60 else "n")
-    clients = make_population(config, [path], directory=tmp_path / "p", seed=0)
+    clients = make_population(config, [path], directory=tmp_path / "p", seed=0).clients
     found = judge(config, clients, transform=TRANSFORM, model_path=tmp_path)
     assert found.num_examples["total"] == 400
     assert found.num_examples["train"] + found.num_examples["eval"] < 300
@@ -77,5 +77,7 @@ def test_unlabelled_records_are_counted_and_not_judged(make_config: MakeConfig, 
 @pytest.mark.usefixtures("by_age")
 def test_one_class_has_no_baseline(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config()
-    clients = make_population(config, [records(tmp_path, lambda age: "y")], directory=tmp_path / "p", seed=0)
+    clients = make_population(
+        config, [records(tmp_path, lambda age: "y")], directory=tmp_path / "p", seed=0
+    ).clients
     assert judge(config, clients, transform=TRANSFORM, model_path=tmp_path).baseline == {}

@@ -1,0 +1,192 @@
+"""Processes that die at the worst moment, and processes that race."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fedpipe.errors import BudgetError, FedpipeError, LedgerError
+from fedpipe.ledger import Ledger, admission, tables
+from fedpipe.ledger import ledger as ledger_module
+
+if TYPE_CHECKING:
+    from conftest import Desk
+
+FORK = multiprocessing.get_context("fork")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_until_killed(action: Callable[[], None]) -> None:
+    child = FORK.Process(target=action)
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == -signal.SIGKILL
+
+
+def test_death_after_the_reservation_leaves_it_counted(desk: Desk) -> None:
+    def action() -> None:
+        desk.reserve("r1")
+        die()
+
+    run_until_killed(action)
+    held = desk.held()
+    assert held["ada/undated/train"] > 0
+    desk.reserve("r2")
+    desk.reserve("r3")
+    with pytest.raises(BudgetError):
+        desk.reserve("r4")
+    desk.reserve("r1")  # the resumed run adopts its claim
+    desk.commit("r1", "validate")
+
+
+def test_death_within_the_reservation_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk.open():
+        before = desk.contents()
+    reserve_block = admission.reserve_block
+
+    def reserve_then_die(*arguments: Any) -> None:
+        reserve_block(*arguments)
+        die()
+
+    monkeypatch.setattr(ledger_module, "reserve_block", reserve_then_die)
+    run_until_killed(lambda: desk.reserve("r1"))
+    assert desk.contents() == before
+
+
+def test_death_after_the_commit_leaves_the_reply_and_its_charge(desk: Desk) -> None:
+    desk.reserve("r1")
+
+    def action() -> None:
+        desk.commit("r1", "train", 1)
+        die()
+
+    run_until_killed(action)
+    with desk.open() as ledger:
+        assert ledger.stored_reply(desk.release("r1", "train", 1), "r1") == b"train/1/0"
+        assert ledger.num_releases("r1") == 1
+    held = desk.held()
+    desk.close("r1")
+    assert 0 < desk.held()["ada/undated/train"] < held["ada/undated/train"]
+
+
+def test_death_within_the_commit_leaves_the_release_to_be_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.reserve("r1")
+    before = desk.contents()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "_forget_replies", lambda *arguments, **names: die())
+        run_until_killed(lambda: desk.commit("r1", "train", 1))
+    assert desk.contents() == before
+    desk.commit("r1", "train", 1)
+
+
+def test_an_error_within_the_commit_leaves_the_release_to_be_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.reserve("r1")
+    before = desk.contents()
+
+    def fail(*arguments: Any, **names: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(ledger_module, "_forget_replies", fail)
+    with pytest.raises(RuntimeError):
+        desk.commit("r1", "train", 1)
+    assert desk.contents() == before
+
+
+def race(actions: Sequence[Callable[[], None]]) -> list[str]:
+    """Starts all actions at once, each in a process, and returns what became of each."""
+    barrier = FORK.Barrier(len(actions))
+    results = FORK.Queue()
+    racers = [FORK.Process(target=_racer, args=(action, barrier, results)) for action in actions]
+    for racer in racers:
+        racer.start()
+    found = [results.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join(timeout=60)
+    return sorted(found)
+
+
+def _racer(action: Callable[[], None], barrier: Barrier, results: Any) -> None:
+    barrier.wait(timeout=60)
+    try:
+        action()
+    except FedpipeError as error:
+        results.put(type(error).__name__)
+    else:
+        results.put("won")
+
+
+@pytest.mark.parametrize("attempt", range(8))
+def test_one_of_two_processes_gets_the_last_of_a_budget(make_desk: Callable[..., Desk], attempt: int) -> None:
+    desk = make_desk(runs=1)
+    assert race([lambda: desk.reserve("r1"), lambda: desk.reserve("r2")]) == ["BudgetError", "won"]
+    with desk.open() as ledger:
+        assert all(spending.held <= spending.budget for spending in ledger.spending())
+
+
+def test_one_of_many_processes_makes_the_last_release(desk: Desk) -> None:
+    desk.reserve("r1")
+    actions = [partial(desk.commit, "r1", "preprocess", 0, number) for number in range(5)]
+    assert race(actions) == ["BudgetError"] * 4 + ["won"]
+
+
+def test_the_same_release_made_at_once_is_charged_once(desk: Desk) -> None:
+    desk.reserve("r1")
+    assert race([lambda: desk.commit("r1", "train", 1)] * 3) == ["LedgerError"] * 2 + ["won"]
+    with desk.open() as ledger:
+        assert ledger.num_releases("r1") == 1
+
+
+def test_the_same_claim_made_at_once_is_one_claim(desk: Desk) -> None:
+    assert race([lambda: desk.reserve("r1")] * 4) == ["won"] * 4
+    once = desk.held()
+    desk.reserve("r1")
+    assert desk.held() == once
+
+
+def test_a_release_and_the_end_of_its_claim_do_not_cross(desk: Desk) -> None:
+    for run in ("r1", "r2", "r3"):
+        desk.reserve(run)
+        desk.commit(run, "validate")
+        found = race([partial(desk.commit, run, "train", 1), partial(desk.close, run)])
+        with desk.open() as ledger:
+            assert ledger.num_releases(run) == 1 + (found == ["won", "won"])
+        assert found in (["won", "won"], ["LedgerError", "won"])
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_processes_that_make_a_ledger_at_once_share_it(desk: Desk, attempt: int) -> None:
+    def action() -> None:
+        with Ledger(desk.path) as ledger:
+            ledger.spending()
+
+    assert race([action] * 6) == ["won"] * 6
+    assert desk.contents()["info"] == [("format_version", "1")]
+
+
+def test_a_ledger_that_stays_locked_is_an_error_of_ours(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BUSY_SECONDS", 0.05)
+    with desk.open() as ledger, desk.open() as other, ledger._engine.begin():
+        refusal = pytest.raises(LedgerError, match="locked")
+        with refusal:
+            other.spending()
+
+
+def test_admission_is_decided_on_what_is_stored(desk: Desk) -> None:
+    desk.reserve("r1")
+    with desk.open() as ledger, ledger._engine.begin() as connection:
+        spending = {str(s.block): s.held for s in admission.all_spending(connection)}
+    assert spending == desk.held()

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fedpipe.errors import BudgetError, LedgerError
+from fedpipe.ledger import ReleaseId
+from fedpipe.privacy import PrivacyPlan
+from fedpipe.privacy.accounting import renyi_divergence
+
+if TYPE_CHECKING:
+    from conftest import Desk
+
+
+def reply(desk: Desk, release: ReleaseId, digest: str = "r1") -> bytes | None:
+    with desk.open() as ledger:
+        return ledger.stored_reply(release, digest)
+
+
+def per_release(desk: Desk, *names: str) -> float:
+    order = desk.policy.renyi_order
+    return sum(renyi_divergence(desk.plan.queries[name].mechanism.event, order) for name in names)
+
+
+def test_an_answered_request_gets_the_same_bytes_at_no_charge(desk: Desk) -> None:
+    desk.reserve("r1")
+    release = desk.release("r1", "train", 1)
+    assert reply(desk, release) is None
+    with desk.open() as ledger:
+        ledger.commit(release, request_digest="r1", reply=b"\x00\xff noisy")
+    before = desk.contents()
+    for _ in range(3):
+        assert reply(desk, release) == b"\x00\xff noisy"
+    assert desk.contents() == before
+
+
+def test_the_same_identity_with_other_content_is_refused(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "train", 1)
+    before = desk.contents()
+    with pytest.raises(LedgerError, match="other content"):
+        reply(desk, desk.release("r1", "train", 1), "r2")
+    with pytest.raises(LedgerError, match="already used"):
+        desk.commit("r1", "train", 1)
+    assert desk.contents() == before
+
+
+def test_older_replies_are_forgotten_and_never_made_again(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "validate")
+    desk.commit("r1", "train", 1)
+    desk.commit("r1", "train", 2)
+    assert reply(desk, desk.release("r1", "train", 2)) == b"train/2/0"
+    assert reply(desk, desk.release("r1", "validate")) == b"validate/0/0"
+    with pytest.raises(LedgerError, match="no longer kept"):
+        reply(desk, desk.release("r1", "train", 1))
+    with pytest.raises(LedgerError, match="already used"):
+        desk.commit("r1", "train", 1)
+
+
+def test_every_attempt_is_a_charge_of_its_own(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "train", 1, attempt=0)
+    desk.commit("r1", "train", 1, attempt=1)
+    desk.commit("r1", "train", 1, attempt=2)
+    assert reply(desk, desk.release("r1", "train", 1, attempt=1)) == b"train/1/1"
+    before = desk.contents()
+    with pytest.raises(BudgetError, match="all planned releases of this step were made"):
+        desk.commit("r1", "train", 1, attempt=3)
+    assert desk.contents() == before
+
+
+@pytest.mark.parametrize(
+    ("step", "planned"), [("validate", 1), ("preprocess", 1), ("train", 3), ("analyze", 1)]
+)
+def test_no_step_makes_more_releases_than_planned(desk: Desk, step: str, planned: int) -> None:
+    desk.reserve("r1")
+    for number in range(planned):
+        desk.commit("r1", step, number)
+    before = desk.contents()
+    with pytest.raises(BudgetError, match=step):
+        desk.commit("r1", step, planned)
+    assert desk.contents() == before
+
+
+def test_a_step_that_the_plan_does_not_know_is_refused(desk: Desk) -> None:
+    desk.reserve("r1")
+    before = desk.contents()
+    with pytest.raises(BudgetError):
+        desk.commit("r1", "peek")
+    assert desk.contents() == before
+
+
+def test_nothing_is_released_without_a_claim(desk: Desk) -> None:
+    with pytest.raises(LedgerError, match="open claim"):
+        desk.commit("r1", "train", 1)
+    desk.reserve("r1")
+    with pytest.raises(LedgerError, match="open claim"):
+        desk.commit("r2", "train", 1)
+
+
+def test_nothing_is_released_after_the_end(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "train", 1)
+    desk.close("r1")
+    with pytest.raises(LedgerError, match="open claim"):
+        desk.commit("r1", "train", 2)
+    with pytest.raises(LedgerError, match="no longer kept"):
+        reply(desk, desk.release("r1", "train", 1))
+
+
+def test_closing_frees_exactly_what_was_not_committed(desk: Desk) -> None:
+    desk.reserve("r1")
+    whole = desk.held()
+    desk.commit("r1", "validate")
+    desk.commit("r1", "train", 1)
+    desk.commit("r1", "train", 2)
+    assert desk.held() == whole
+    desk.close("r1")
+    assert desk.held() == pytest.approx(
+        {
+            "ada/undated/train": per_release(desk, "labels", "columns", "training", "training"),
+            "ada/undated/eval": per_release(desk, "labels", "columns"),
+        }
+    )
+
+
+def test_closing_an_unused_claim_frees_everything(desk: Desk) -> None:
+    for number in range(10):
+        desk.reserve(f"r{number}")
+        desk.close(f"r{number}")
+    assert set(desk.held().values()) == {0.0}
+
+
+def test_closing_twice_or_nothing_changes_nothing(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "validate")
+    desk.close("r1")
+    before = desk.contents()
+    desk.close("r1")
+    desk.close("r7")
+    assert desk.contents() == before
+
+
+def test_a_finished_run_leaves_less_for_the_next(desk: Desk) -> None:
+    for run in ("r1", "r2", "r3"):
+        desk.reserve(run)
+        for step, number in (("validate", 0), ("preprocess", 0), ("train", 1), ("train", 2), ("train", 3)):
+            desk.commit(run, step, number)
+        desk.close(run)
+    with pytest.raises(BudgetError):
+        desk.reserve("r4")
+
+
+def test_a_run_without_privacy_is_not_counted(desk: Desk, not_private: PrivacyPlan) -> None:
+    desk.reserve("r1", plan=not_private, blocks=[])
+    for number in range(20):
+        desk.commit("r1", "train", number, charged=False)
+    assert desk.held() == {}
+    assert reply(desk, desk.release("r1", "train", 19)) == b"train/19/0"
+    with desk.open() as ledger:
+        assert ledger.num_releases("r1") == 20
+    with pytest.raises(BudgetError):
+        desk.commit("r1", "train", 20)
+
+
+def test_a_run_with_privacy_makes_no_uncharged_release(desk: Desk) -> None:
+    desk.reserve("r1")
+    before = desk.contents()
+    with pytest.raises(LedgerError, match="charged"):
+        desk.commit("r1", "train", 1, charged=False)
+    assert desk.contents() == before
+
+
+def test_releases_are_counted_by_run(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.reserve("r2")
+    desk.commit("r1", "validate")
+    desk.commit("r1", "train", 1)
+    desk.commit("r2", "validate")
+    with desk.open() as ledger:
+        assert [ledger.num_releases(run) for run in ("r1", "r2", "r3")] == [2, 1, 0]
+
+
+def test_times_come_from_the_clock(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "validate")
+    tables = desk.contents()
+    assert {row[-1] for name in ("claims", "blocks", "releases") for row in tables[name]} == {
+        "2024-05-01T12:00:00.000+00:00"
+    }
