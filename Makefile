@@ -17,7 +17,7 @@ simulate: $(INSTALLED)  ## run a federation on this machine; ARGS="--help" lists
 	@$(BIN)/python -m fedpipe.simulate $(ARGS)
 
 test: $(INSTALLED)  ## run all tests and doctests; ARGS='-m "not slow"' leaves out whole runs
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## check style, types and the direction of imports
 	@$(BIN)/ruff check

@@ -39,7 +39,7 @@ def ingest(node: Node, request: Request) -> Reply:
     with node.open_ledger() as ledger:
         ledger.reserve(
             run_id=request.run_id,
-            client=node.name,
+            client=node.account,
             terms=terms.model_dump_json(),
             terms_digest=terms.digest,
             plan=terms.plan,
@@ -62,7 +62,7 @@ def _offered(request: Request) -> RunTerms:
 def finish(node: Node, request: Request) -> Reply:
     """Closes the run's claim: what was never released is free again."""
     with node.open_ledger() as ledger:
-        ledger.close(request.run_id, node.name)
+        ledger.close(request.run_id, node.account)
     return Reply(client=node.name)
 
 
@@ -169,7 +169,7 @@ def release(node: Node, request: Request) -> Reply:
         raise FederationError(f"Expected one of {', '.join(RELEASES)}, found step {request.step!r}.")
     identity = ReleaseId(
         run_id=request.run_id,
-        client=node.name,
+        client=node.account,
         step=request.step,
         server_round=request.server_round,
         attempt=request.attempt,
@@ -182,7 +182,7 @@ def release(node: Node, request: Request) -> Reply:
 
 
 def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Request) -> Reply:
-    terms = RunTerms.model_validate_json(ledger.terms(request.run_id, node.name))
+    terms = RunTerms.model_validate_json(ledger.terms(request.run_id, node.account))
     reply = RELEASES[request.step](node, request, terms)
     ledger.commit(
         identity, request_digest=request.digest, reply=encode_reply(reply), charged=terms.plan.private

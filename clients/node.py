@@ -32,9 +32,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """Where a data owner keeps things. The key never leaves; its file is readable by the owner only."""
+    """Where a data owner keeps things. The key never leaves; its file is readable by the owner only.
+
+    `account` is the name under which the ledger knows these records. It is the client's own name,
+    unless owners of other records, with other names or the same, share the ledger: in a simulation.
+    """
 
     name: str
+    account: str
     source: Path = field(repr=False)
     key_path: Path = field(repr=False)
     ledger_path: Path = field(repr=False)
@@ -49,8 +54,10 @@ class Node:
         """
         try:
             name = str(config["client"])
+            account = str(config.get("account", name))
             node = cls(
                 name=name,
+                account=account,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
                 ledger_path=Path(str(config["ledger"])),
@@ -62,7 +69,7 @@ class Node:
             ) from error
         except ValidationError as error:
             raise FederationError("Expected the node's policy as JSON, found something else.") from error
-        if not re.fullmatch(NAME_PATTERN, name):
+        if not (re.fullmatch(NAME_PATTERN, name) and re.fullmatch(NAME_PATTERN, account)):
             raise FederationError(
                 "Expected a client name of letters, digits, '.', '_' and '-', found another."
             )
@@ -99,7 +106,7 @@ class Node:
     def blocks(self, terms: RunTerms) -> list[Block]:
         """Returns the blocks that `terms` charge; a run without privacy has nothing to charge."""
         splits = terms.plan.splits if terms.plan.private else ()
-        return [Block(client=self.name, span="undated", split=split) for split in splits]
+        return [Block(client=self.account, span="undated", split=split) for split in splits]
 
     def randomness(self, plan: PrivacyPlan, request: Request) -> Randomness:
         """Returns the generator for one release: the system's, or a seeded one where the owner allows it."""

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedpipe.reports.summary import RunSummary
+from fedpipe.reports.wording import round_up
 
 
 class TerminalProgress:
@@ -95,7 +96,7 @@ def privacy_line(summary: RunSummary) -> str:
     if privacy.epsilon is None:
         return "NOT PRIVATE: this run added no noise."
     return (
-        f"Each {privacy.unit} at a client is protected with epsilon = {privacy.epsilon:.3g}, "
+        f"Each {privacy.unit} at a client is protected with epsilon = {round_up(privacy.epsilon)}, "
         f"delta = {privacy.delta:g} (add or remove one {privacy.unit}; all steps together)."
     )
 

@@ -86,8 +86,8 @@ class Model(_Artifact):
     num_rounds: int
     dropouts: tuple[Dropout, ...]
     private: bool
-    noise_to_signal: float | None
-    noise_advice: str | None
+    noise_to_signal: float | None = None
+    noise_advice: str | None = None
 
 
 class Evaluation(_Artifact):

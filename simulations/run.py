@@ -162,6 +162,7 @@ def _run_apps(
     node_configs = [
         {
             "client": client.name,
+            "account": f"{_problem(request)}.{client.name}",
             "source": str(client.source),
             "key": str(client.key_path),
             "ledger": str(workspace.ledger_path),
@@ -177,6 +178,15 @@ def _run_apps(
     }
     with shown_by(progress):
         run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
+
+
+def _problem(request: SimulationRequest) -> str:
+    """Returns the problem whose owners and records have budgets of their own in the workspace.
+
+    Neither seed nor files enter: another division or a new export gives no record a fresh budget.
+    """
+    name = str(request.config["name"])
+    return name if request.data else f"{name}.built-in"
 
 
 def _node_policy(config: Config, seed: int) -> dict[str, Any]:

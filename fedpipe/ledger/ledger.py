@@ -65,7 +65,6 @@ class Ledger:
 
     def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
         self._clock = clock
-        self._path = path
         try:
             self._engine = tables.open_engine(path)
         except (DatabaseError, OSError) as error:
@@ -74,10 +73,10 @@ class Ledger:
             ) from error
         try:
             with self._transaction() as connection:
-                tables.check_format(connection, path)
-        except LedgerError:
+                tables.check_format(connection)
+        except LedgerError as error:
             self._engine.dispose()
-            raise
+            raise LedgerError(f"{error} (The file: {path}.)") from error
 
     def __enter__(self) -> Ledger:
         return self
@@ -229,8 +228,8 @@ class Ledger:
                 yield connection
         except DatabaseError as error:
             raise LedgerError(
-                f"Expected a usable ledger at {self._path}, found that SQLite cannot use it ({error.orig}). "
-                "If it is damaged, restore it from a backup: a new ledger would forget what was spent."
+                f"Expected a usable ledger, found one that SQLite cannot use ({error.orig}). If damaged, "
+                "restore it from a backup: a new ledger would forget what was spent."
             ) from error
 
     def _now(self) -> str:

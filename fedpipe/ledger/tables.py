@@ -103,7 +103,7 @@ def open_engine(path: Path) -> Engine:
     return _engine(path)
 
 
-def check_format(connection: Connection, path: Path) -> None:
+def check_format(connection: Connection) -> None:
     """Raises LedgerError if the file is empty, another program's, or of another format."""
     names = inspect(connection).get_table_names()
     found = "no ledger"
@@ -112,8 +112,8 @@ def check_format(connection: Connection, path: Path) -> None:
         found = str(connection.execute(query).scalar())
     if found != FORMAT_VERSION:
         raise LedgerError(
-            f"Expected a ledger of format {FORMAT_VERSION} at {path}, found {found}: restore it from a "
-            "backup, or use the fedpipe version that wrote it. A new ledger would forget what was spent."
+            f"Expected a ledger of format {FORMAT_VERSION}, found {found}: restore it from a backup, or use "
+            "the fedpipe version that wrote it. A new ledger would forget what was spent."
         )
 
 

@@ -494,5 +494,23 @@ def test_unequal_clients_answer_from_their_own_records(
         }
 
 
+def test_owners_who_share_a_ledger_have_budgets_of_their_own(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    """Two simulated populations both have a client-1, of other records."""
+    first = replace(make_node(lifetime_runs=1), account="hearts.client-1")
+    second = replace(first, account="lungs.client-1")
+    for node in (first, second):
+        assert handlers.ingest(node, offer(make_terms())).client == "client-1"
+        handlers.release(node, Request(run_id="run-1", step="validate"))
+    with Ledger(first.ledger_path) as ledger:
+        assert {spending.block.client for spending in ledger.spending()} == {
+            "hearts.client-1",
+            "lungs.client-1",
+        }
+    with pytest.raises(BudgetError, match="hearts"):
+        handlers.ingest(first, offer(make_terms(), "run-2"))
+
+
 def test_the_ledger_of_a_node_is_its_own_file(accepted: Node, tmp_path: Path) -> None:
     assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o777 == 0o600

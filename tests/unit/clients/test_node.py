@@ -36,6 +36,13 @@ def test_a_client_s_name_cannot_be_taken_for_another_block(name: str) -> None:
         Node.from_config(CONFIG | {"client": name})
 
 
+def test_an_account_is_the_client_s_name_unless_told_otherwise() -> None:
+    assert Node.from_config(CONFIG).account == "client-1"
+    assert Node.from_config(CONFIG | {"account": "hearts.client-1"}).account == "hearts.client-1"
+    with pytest.raises(FederationError, match="client name"):
+        Node.from_config(CONFIG | {"account": "a/b"})
+
+
 def test_the_repr_shows_no_paths(make_node: Callable[..., Node], tmp_path: Path) -> None:
     assert str(tmp_path) not in repr(make_node())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime as dt
 import json
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpipe.data.formats import detect_encoding
 from fedpipe.data.readers import read_raw
 from fedpipe.errors import DataError
 
@@ -120,11 +122,31 @@ def test_empty_file_says_so(tmp_path: Path, content: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_other_encodings_name_the_line(tmp_path: Path, suffix: str, encoding: str) -> None:
-    lines = {".csv": f"a,b\n1,2\n{SECRET},é\n", ".jsonl": f'{{"a": 1}}\n\n{{"a": "{SECRET} é"}}\n'}[suffix]
-    line = 3 if encoding == "latin-1" else 1
-    assert f"line {line}: save it as UTF-8" in refusal(write(tmp_path / f"t{suffix}", lines.encode(encoding)))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_are_told_apart(tmp_path: Path, suffix: str, encoding: str) -> None:
+    lines = {".csv": "a,b\n1,2\né,“ß”\n", ".jsonl": '{"a": 1, "b": 2}\n{"a": "é", "b": "“ß”"}\n'}[suffix]
+    frame = read_raw(write(tmp_path / f"t{suffix}", lines.encode(encoding)))
+    assert list(frame.columns) == ["a", "b"]
+    assert frame.iloc[1].tolist() == ["é", "“ß”"]
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
+def test_utf_16_reads_in_either_order(tmp_path: Path, mark: bytes) -> None:
+    order = "utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be"
+    assert rows(write(tmp_path / "t.csv", mark + "a\né\n".encode(order))) == [["a"], ["é"]]
+
+
+def test_accents_beyond_the_first_megabyte_count(tmp_path: Path) -> None:
+    late = "a\n" + "x\n" * 600_000
+    assert detect_encoding(write(tmp_path / "t.csv", late + "é\n")) == "utf-8-sig"
+    assert detect_encoding(write(tmp_path / "t.csv", (late + "é\n").encode("cp1252"))) == "cp1252"
+    # A letter of two bytes across the border between two blocks.
+    assert detect_encoding(write(tmp_path / "t.csv", "x" * ((1 << 20) - 1) + "é")) == "utf-8-sig"
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,\x81" + SECRET.encode(), b"\xff\xfea\x00\x00\xd8b\x00"])
+def test_bytes_that_no_encoding_explains_are_refused(tmp_path: Path, content: bytes) -> None:
+    assert "save it as UTF-8" in refusal(write(tmp_path / "t.csv", content))
 
 
 def test_json_cells_become_text(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fedpipe.data.readers import check_header, find_files, read_features, read_t
 from fedpipe.errors import DataError
 
 Build = Callable[..., Schema]
+NUMBER = {"type": "numeric", "minimum": 0, "maximum": 100}
 HEADER = "Age, STATE ,Company?,Disputed"
 ROW = "30,CA,Acme,yes"
 
@@ -95,8 +96,8 @@ def test_header_check_takes_every_format(
     frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
     for name in ("t.parquet", "t.jsonl"):
         check_header(tmp_path / name, make_schema())
-        with pytest.raises(DataError, match="'record_id'"):
-            check_header(tmp_path / name, make_schema(key="record_id"))
+        with pytest.raises(DataError, match="'town'"):
+            check_header(tmp_path / name, make_schema(columns={"town": {"type": "text"}}))
     with pytest.raises(DataError, match=r"\.csv, "):
         check_header(tmp_path / "t.txt", make_schema())
 
@@ -106,10 +107,47 @@ def test_frame_with_numbered_columns_lacks_names(make_schema: Build) -> None:
         select_columns(pd.DataFrame([["30", "CA"]]), make_schema(client_column="bank"), "memory")
 
 
-def test_features_need_neither_label_nor_key(tmp_path: Path) -> None:
+def test_header_check_leaves_an_absent_key_to_the_population(tmp_path: Path, make_schema: Build) -> None:
+    path = write(tmp_path / "t.csv", HEADER, ROW)
+    check_header(path, make_schema(key="record_id"))
+    with pytest.raises(DataError, match="'record_id'"):
+        read_table(path, make_schema(key="record_id"))
+
+
+def test_features_need_neither_label_nor_key(tmp_path: Path, make_schema: Build) -> None:
+    columns = {
+        "company": {"type": "categorical", "hash_buckets": 8, "aliases": ["firm"]},
+        "age": {"type": "numeric", "minimum": 0, "maximum": 100},
+        "story": {"type": "text", "optional": True},
+    }
     path = write(tmp_path / "t.csv", "Age,Firm", "30,Acme")
-    frame = read_features(path, ["company", "age"], {"company": ("firm",)})
-    assert frame.to_dict("list") == {"company": ["Acme"], "age": ["30"]}
+    frame = read_features(path, make_schema(columns=columns, key="record_id"))
+    assert frame.to_dict("list") == {"company": ["Acme"], "age": ["30"], "story": [""]}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_absent_optional_column_reads_as_missing(
+    tmp_path: Path, suffix: str, make_schema: Build, make_frame: Callable[..., pd.DataFrame]
+) -> None:
+    schema = make_schema(columns={"age": NUMBER, "story": {"type": "text", "aliases": ["Tale"], "optional": True}})
+    frame = make_frame(age=["1"], disputed=["no"], TALE=["once"])
+    for columns, story in [(["age", "disputed", "TALE"], "once"), (["age", "disputed"], "")]:
+        path = tmp_path / f"t.{suffix}"
+        chosen = frame[columns]
+        if suffix == "csv":
+            chosen.to_csv(path, index=False)
+        elif suffix == "jsonl":
+            chosen.to_json(path, orient="records", lines=True)
+        else:
+            chosen.to_parquet(path)
+        check_header(path, schema)
+        assert read_table(path, schema)["story"].tolist() == [story]
+
+
+def test_optional_column_named_twice_is_refused(tmp_path: Path, make_schema: Build) -> None:
+    schema = make_schema(columns={"age": NUMBER, "story": {"type": "text", "optional": True}})
+    with pytest.raises(DataError, match="found 2"):
+        read_table(write(tmp_path / "t.csv", "age,disputed,Story,story?", "1,no,a,b"), schema)
 
 
 def test_folder_stands_for_its_data_files(tmp_path: Path) -> None:

@@ -31,7 +31,17 @@ def test_training_that_has_no_guarantee_or_no_end_is_refused(fields: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "fields", [{"hidden_units": (0,)}, {"hidden_units": (-1,)}, {"type": "cnn"}, {"name": "a/b"}]
+    "fields",
+    [
+        {"hidden_units": (0,)},
+        {"hidden_units": (-1,)},
+        {"type": "rnn"},
+        {"name": "a/b"},
+        {"type": "custom"},
+        {"type": "mlp", "builder": "mine:build"},
+        {"type": "custom", "builder": "mine"},
+        {"type": "custom", "builder": "mine:build()"},
+    ],
 )
 def test_model_that_cannot_be_built_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

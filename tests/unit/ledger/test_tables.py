@@ -94,7 +94,14 @@ def test_a_place_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "ledger.db")
 
 
-def test_errors_of_the_database_hold_no_reply(desk: Desk) -> None:
+def test_a_refused_file_is_named(desk: Desk) -> None:
+    desk.path.parent.mkdir()
+    desk.path.write_bytes(b"")
+    with pytest.raises(LedgerError, match=str(desk.path)):
+        desk.open()
+
+
+def test_errors_of_the_database_hold_neither_reply_nor_path(desk: Desk) -> None:
     desk.reserve("r1")
     with closing(sqlite3.connect(desk.path)) as connection, connection:
         connection.execute("DROP TABLE releases")
@@ -102,3 +109,4 @@ def test_errors_of_the_database_hold_no_reply(desk: Desk) -> None:
     with pytest.raises(LedgerError) as error, desk.open() as ledger:
         ledger.commit(desk.release("r1", "train", 1), request_digest="r1", reply=b"SECRET")
     assert "SECRET" not in f"{error.value} {error.value.__cause__!r} {error.value.__cause__}"
+    assert str(desk.path) not in str(error.value)  # it may travel in a refusal

@@ -88,6 +88,7 @@ def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, 
         asker=asker,
         seed=0,
         on_round=lambda done, total: None,
+        on_note=lambda text: None,
     )
     return made["model"], clients
 

@@ -287,6 +287,21 @@ def test_owners_whose_records_cannot_be_read_log_it_where_only_they_look(
     assert capfd.readouterr() == ("", "")
 
 
+def test_other_problems_have_budgets_of_their_own_other_seeds_and_exports_do_not(
+    workspace: Workspace, make_config: MakeConfig, write_records: WriteRecords
+) -> None:
+    federation = {"num_clients": 2}
+    files = [write_records()]
+    for second, (name, seed) in enumerate([("small", 0), ("small", 1), ("other", 0)]):
+        config = make_config(name=name, federation=federation)
+        start(workspace, SimulationRequest.make(config, files, seed), NOW + timedelta(seconds=second))
+    config = make_config(federation=federation)
+    again = SimulationRequest.make(config, [write_records(61, "export.csv")], 0)
+    start(workspace, again, NOW + timedelta(seconds=3))
+    with pytest.raises(BudgetError, match=r"small\.client-1/undated"):
+        start(workspace, again, NOW + timedelta(seconds=4))
+
+
 def test_bad_data_is_refused_before_a_run_is_begun(
     workspace: Workspace, wanted: SimulationRequest, tmp_path: Path
 ) -> None:

@@ -1,0 +1,100 @@
+"""What people see while they wait, and at the end."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedpipe.learning.evaluation import Estimate, Metrics
+from fedpipe.ledger.certificate import PrivacyStatement
+from fedpipe.reports.summary import Paths, RunSummary, SimulationOnly
+from fedpipe.terminal import print_summary, terminal_progress
+
+PRIVACY = {
+    "status": "private",
+    "unit": "record",
+    "neighboring_relation": "add_or_remove_one",
+    "epsilon": 8.0012,
+    "delta": 1e-5,
+    "accountant": "PLD",
+    "randomness": "secure",
+    "arithmetic": "float32",
+}
+
+
+def summary(simulation_only: SimulationOnly | None = None, **privacy: Any) -> RunSummary:
+    estimate = Estimate(estimate=0.75, lower=0.5, upper=0.875)
+    return RunSummary(
+        run_id="run-1",
+        status="COMPLETE",
+        name="small",
+        model_version="small:1",
+        privacy=PrivacyStatement.model_validate(PRIVACY | privacy),
+        metrics=Metrics(**dict.fromkeys(Metrics.model_fields, estimate)),
+        better_than_chance=True,
+        num_clients=3,
+        rounds=5,
+        warnings=("a [bold]client[/bold] says: no",),
+        simulation_only=simulation_only,
+        paths=Paths(report="/w/report.html", model="/w/m", certificate="/w/c", workspace="/w"),
+        timings_seconds={},
+    )
+
+
+def printed(what: RunSummary) -> str:
+    stream = io.StringIO()
+    print_summary(Console(file=stream, width=100), what)
+    return stream.getvalue()
+
+
+def test_the_guarantee_comes_before_the_quality() -> None:
+    text = printed(summary())
+    assert text.index("epsilon") < text.index("auc")
+    assert "epsilon = 8.01, delta = 1e-05" in text  # never less than it is
+    assert "/w/report.html" in text
+
+
+def test_a_run_without_privacy_says_so_first() -> None:
+    text = printed(summary(status="NOT PRIVATE", epsilon=None, delta=None))
+    assert text.index("NOT PRIVATE") < text.index("auc")
+    assert "epsilon =" not in text
+
+
+def test_exact_figures_are_marked_as_known_in_simulation_only() -> None:
+    exact = SimulationOnly(exact_metrics={"auc": 0.8125}, baseline={"auc": 0.9}, num_examples={})
+    assert "exact*" not in printed(summary())
+    text = printed(summary(exact))
+    assert "0.812" in text
+    assert "known in simulation only" in text
+
+
+def test_what_clients_say_cannot_format_the_terminal() -> None:
+    assert "a [bold]client[/bold] says: no" in printed(summary())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_every_finished_step_is_a_line(terminal: bool) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=80)
+    with terminal_progress(console) as progress:
+        progress.step_started("train", 4, 7)
+        progress.step_progress("train", 1, 10)
+        progress.step_finished("train", 2.5, "COMPLETE")
+        progress.step_started("analyze", 5, 7)
+        progress.step_finished("analyze", 0.1, "CACHED")
+    assert "[4/7] train" in stream.getvalue()
+    if not terminal:
+        assert stream.getvalue().splitlines() == [
+            "[4/7] train      done in 2.5 s",
+            "[5/7] analyze    already done in 0.1 s",
+        ]
+
+
+def test_a_quiet_console_shows_nothing_and_no_empty_line() -> None:
+    stream = io.StringIO()
+    with terminal_progress(Console(file=stream, quiet=True)):
+        pass
+    assert stream.getvalue() == ""
