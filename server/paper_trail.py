@@ -36,19 +36,6 @@ def show_run(root: Path, run_id: str) -> dict[str, Any]:
             raise ConfigError(f"Expected a run in {root}, found none: start one with 'fedpipe simulate'.")
         run_id = runs[-1].run_id
     run = metadata.run(run_id)
-    steps = [
-        {
-            "step": execution.step,
-            "state": execution.state,
-            "seconds": None if execution.duration_seconds is None else round(execution.duration_seconds, 3),
-            "message": execution.message,
-        }
-        for execution in metadata.executions(run_id)
-    ]
-    artifacts = [
-        {"artifact": a.name, "type": a.type_name, "step": a.step, "sha256": a.digest[:12], "file": a.uri}
-        for a in metadata.artifacts(run_id)
-    ]
     return {
         "run_id": run.run_id,
         "problem": run.pipeline,
@@ -57,9 +44,24 @@ def show_run(root: Path, run_id: str) -> dict[str, Any]:
         "epsilon": run.epsilon,
         "delta": run.delta,
         "message": run.message,
-        "steps": steps,
-        "artifacts": artifacts,
+        "steps": _steps(metadata, run_id),
+        "artifacts": [
+            {"artifact": a.name, "type": a.type_name, "step": a.step, "sha256": a.digest[:12], "file": a.uri}
+            for a in metadata.artifacts(run_id)
+        ],
     }
+
+
+def _steps(metadata: MetadataStore, run_id: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": execution.step,
+            "state": execution.state,
+            "seconds": None if execution.duration_seconds is None else round(execution.duration_seconds, 3),
+            "message": execution.message,
+        }
+        for execution in metadata.executions(run_id)
+    ]
 
 
 def list_models(root: Path) -> list[dict[str, Any]]:

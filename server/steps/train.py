@@ -12,6 +12,7 @@ from fedpipe.data import Transform
 from fedpipe.federation.rounds import TrainingState, run_rounds
 from fedpipe.files import write_atomically
 from fedpipe.learning import ModelDefinition, TrainingSettings
+from fedpipe.learning.vectors import Vector
 from fedpipe.ledger.certificate import Dropout
 from fedpipe.privacy import DpSgd, PrivacyPlan
 from server.artifacts import Model, Spans, Statistics
@@ -20,7 +21,7 @@ from server.steps.noise import noise_advice, noise_to_signal
 
 WEIGHTS = "weights.npy"
 SURE_DEVIATIONS = 2.0
-NOISE_DRIFT = 0.3
+NOISE_DRIFT = 0.4
 MAX_LEARNING_RATE = 4.0
 
 
@@ -39,41 +40,51 @@ def train(
     from fedpipe.learning.architectures import initial_weights
 
     terms = asker.terms
-    schema, training = terms.data_schema, terms.training
-    definition = ModelDefinition.make(terms.model, transform, schema.num_classes)
-    sizes = statistics.train_sizes()
-    learning_rate = choose_learning_rate(training, terms.plan, sizes)
+    definition = ModelDefinition.make(terms.model, transform, terms.data_schema.num_classes)
     initial = initial_weights(definition, seed)
-    ratio = noise_to_signal(terms.plan, sizes, initial.size)
+    ratio = noise_to_signal(terms.plan, statistics.train_sizes(), initial.size)
     advice = noise_advice(ratio, terms.plan, initial.size)
     if advice:
         on_note(advice)
-    state = run_rounds(
-        asker.clients,
-        run_id=asker.run_id,
-        settings=training.model_copy(update={"learning_rate": learning_rate}),
-        initial=initial,
-        values={
-            "transform": transform.model_dump(mode="json"),
-            "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
-        },
-        sizes=sizes,
-        least_total=SURE_DEVIATIONS * statistics.total_noise_stddev(schema.num_classes),
-        directory=directory,
-        identity=f"{asker.run_id}/{terms.digest}",
-        on_round=lambda done: on_round(done, training.num_rounds),
-    )
+    state = _run(asker, statistics, transform, initial, directory, on_round)
     write_atomically(directory / WEIGHTS, lambda stream: np.save(stream, state.result))
     model = Model(
         definition=definition,
         weights_file=WEIGHTS,
-        num_rounds=training.num_rounds,
+        num_rounds=terms.training.num_rounds,
         dropouts=_dropouts(state, spans),
         private=terms.plan.private,
         noise_to_signal=ratio,
         noise_advice=advice,
     )
     return {"model": model}
+
+
+def _run(
+    asker: Asker,
+    statistics: Statistics,
+    transform: Transform,
+    initial: Vector,
+    directory: Path,
+    on_round: Callable[[int, int], None],
+) -> TrainingState:
+    terms, sizes = asker.terms, statistics.train_sizes()
+    learning_rate = choose_learning_rate(terms.training, terms.plan, sizes)
+    return run_rounds(
+        asker.clients,
+        run_id=asker.run_id,
+        settings=terms.training.model_copy(update={"learning_rate": learning_rate}),
+        initial=initial,
+        values={
+            "transform": transform.model_dump(mode="json"),
+            "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
+        },
+        sizes=sizes,
+        least_total=SURE_DEVIATIONS * statistics.total_noise_stddev(terms.data_schema.num_classes),
+        directory=directory,
+        identity=f"{asker.run_id}/{terms.digest}",
+        on_round=lambda done: on_round(done, terms.training.num_rounds),
+    )
 
 
 def choose_learning_rate(training: TrainingSettings, plan: PrivacyPlan, sizes: dict[str, float]) -> float:

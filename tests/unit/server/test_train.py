@@ -138,13 +138,13 @@ def test_a_configured_learning_rate_is_taken(make_asker: MakeAsker) -> None:
 def test_an_automatic_learning_rate_shrinks_with_noise_and_grows_with_data(make_asker: MakeAsker) -> None:
     plan = make_asker({}).terms.plan
     training = TrainingSettings.model_validate({"learning_rate": "auto"})
-    few = choose_learning_rate(training, plan, {"a": 50.0})
-    many = choose_learning_rate(training, plan, {"a": 100.0})
+    few = choose_learning_rate(training, plan, {"a": 20.0})
+    many = choose_learning_rate(training, plan, {"a": 40.0})
     assert 0 < few < many < MAX_LEARNING_RATE
     assert choose_learning_rate(training, plan, {"a": 1e9}) == MAX_LEARNING_RATE
     assert choose_learning_rate(training, plan, {"a": -50.0}) > 0
     with_momentum = training.model_copy(update={"momentum": 0.5})
-    assert choose_learning_rate(with_momentum, plan, {"a": 50.0}) == pytest.approx(few / 2)
+    assert choose_learning_rate(with_momentum, plan, {"a": 20.0}) == pytest.approx(few / 2)
 
 
 def test_without_noise_an_automatic_learning_rate_is_the_largest(make_asker: MakeAsker) -> None:
