@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from clients.division import Division, hold_division
 from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, open_shard
+from fedpipe.data.transform import Inputs
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
@@ -137,9 +138,9 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Encoded:
-    """Labelled records as model inputs: float32 (n, num_features) and int32 (n,). Its repr shows none."""
+    """Labelled records as model inputs and int32 (n,) classes. Its repr shows none."""
 
-    features: NDArray[np.float32]
+    features: Inputs
     labels: NDArray[np.int32]
 
 
@@ -155,5 +156,5 @@ def _shard(path: Path, _stamp: str, schema: str, eval_fraction: float, key: byte
 
 @lru_cache(maxsize=4096)
 def _encode(shard: Shard, transform: str) -> Encoded:
-    features = Transform.model_validate_json(transform).encode(shard.frame)
+    features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
     return Encoded(features=features, labels=shard.labels.astype(np.int32))

@@ -74,9 +74,9 @@ def _baseline(transform: Transform, train: Shard, held_out: Shard) -> NDArray[np
     if len(np.unique(train.labels)) < 2 or not len(held_out.labels):
         return None
     rows = np.random.default_rng(0).permutation(len(train.labels))[:MAX_BASELINE_RECORDS]
-    features = transform.encode(train.frame.iloc[rows])
+    features = transform.encode_compactly(train.frame.iloc[rows])
     classes = train.labels[rows]
     model = LogisticRegression(max_iter=1000).fit(features, classes)
     known = np.zeros((len(held_out.labels), max(int(classes.max()), int(held_out.labels.max())) + 1))
-    known[:, model.classes_] = model.predict_proba(transform.encode(held_out.frame))
+    known[:, model.classes_] = model.predict_proba(transform.encode_compactly(held_out.frame))
     return known[:, 1] if known.shape[1] == 2 else known

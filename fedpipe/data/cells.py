@@ -34,11 +34,13 @@ def by_distinct(cells: pd.Series[str], rule: Callable[[pd.Series[str]], NDArray[
 
 def parse_numbers(cells: pd.Series[str]) -> NDArray[np.float64]:
     """Returns the numbers in `cells`, NaN where a cell is not a plain decimal of at most 31 characters."""
-    stripped = (cell.strip(ASCII_WHITESPACE) for cell in cells.tolist())
-    numbers = (
-        float(text) if len(text) <= NUMBER_LENGTH and _NUMBER.fullmatch(text) else np.nan for text in stripped
-    )
+    numbers = (parse_number(cell.strip(ASCII_WHITESPACE)) for cell in cells.tolist())
     return np.fromiter(numbers, np.float64, len(cells))
+
+
+def parse_number(text: str) -> float:
+    """Returns the number that `text` is, without white space around it; NaN if it is none."""
+    return float(text) if len(text) <= NUMBER_LENGTH and _NUMBER.fullmatch(text) else np.nan
 
 
 def normalize_cells(cells: pd.Series[str]) -> list[str]:

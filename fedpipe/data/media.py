@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpipe.data.cells import parse_number
 from fedpipe.data.hashing import hash_buckets
 
 # One rule for Python's re and for RE2, after lower-casing ASCII letters.
 BETWEEN_WORDS = r"[^0-9a-z$]+"
 
+_WHITESPACE = re.compile(r"[ \t\n\r\f\v]+")
 _BETWEEN_WORDS = re.compile(BETWEEN_WORDS)
 
 
@@ -47,6 +49,22 @@ def count_ngrams(texts: Sequence[str], num_buckets: int, longest: int) -> NDArra
     norms = np.sqrt(encoded.sum(axis=1, keepdims=True))
     scaled: NDArray[np.float32] = encoded / np.maximum(norms, 1)
     return scaled
+
+
+def parse_vectors(texts: Sequence[str], size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns vectors written as numbers between white space, float32 (n, size), and where one is.
+
+    Numbers are clipped to [-10, 10]; whatever is no vector of that size is zeros.
+    """
+    vectors = np.zeros((len(texts), size), dtype=np.float32)
+    found = np.zeros(len(texts), dtype=bool)
+    for row, text in enumerate(texts):
+        parts = [part for part in _WHITESPACE.split(text) if part]
+        if len(parts) == size:
+            numbers = np.array([parse_number(part) for part in parts])
+            found[row] = not np.isnan(numbers).any()
+            vectors[row] = np.clip(numbers, -10, 10) if found[row] else 0
+    return vectors, found
 
 
 def base64_length(num_bytes: int) -> int:

@@ -16,6 +16,7 @@ from fedpipe.data.hashing import hash_buckets
 from fedpipe.data.schema import (
     CategoricalColumn,
     Column,
+    EmbeddingColumn,
     ImageColumn,
     NumericColumn,
     Schema,
@@ -29,6 +30,7 @@ from fedpipe.data.transform import (
     NumericFeature,
     TextFeature,
     Transform,
+    VectorFeature,
     VocabularyFeature,
 )
 from fedpipe.errors import DataError
@@ -151,6 +153,8 @@ def _fit(
 ) -> Feature:
     if isinstance(column, TextColumn):
         return TextFeature(column=name, num_buckets=column.hash_buckets, ngrams=column.ngrams)
+    if isinstance(column, EmbeddingColumn):
+        return VectorFeature(column=name, size=column.size)
     if isinstance(column, ImageColumn):
         return ImageFeature(column=name, shape=(column.height, column.width, column.channels))
     if isinstance(column, NumericColumn):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from fedpipe.data import formats
 from fedpipe.data.databases import is_database, read_query
+from fedpipe.data.embeddings import embed_columns
 from fedpipe.data.schema import Schema, normalize_name
 from fedpipe.errors import DataError
 
@@ -65,13 +66,13 @@ def read_table(path: Source, schema: Schema) -> pd.DataFrame:
     Raises:
       DataError: naming file, line or column where the file does not fit.
     """
-    return select_columns(read_raw(path), schema, source_name(path))
+    return embed_columns(select_columns(read_raw(path), schema, source_name(path)), schema)
 
 
 def read_features(path: Path, schema: Schema) -> pd.DataFrame:
     """Returns only the feature columns of `path`, canonical and as text: input for a prediction."""
     wanted = {name: column.aliases for name, column in schema.columns.items()}
-    return _select(read_raw(path), wanted, path.name, schema.optional())
+    return embed_columns(_select(read_raw(path), wanted, path.name, schema.optional()), schema)
 
 
 def read_header(path: Source) -> list[str]:

@@ -146,7 +146,21 @@ class ImageColumn(_Strict):
         return self.height * self.width * self.channels
 
 
-Column = Annotated[NumericColumn | CategoricalColumn | TextColumn | ImageColumn, Field(discriminator="type")]
+class EmbeddingColumn(_Strict):
+    """A vector of numbers separated by spaces; or text, whose sentence embedding the client computes."""
+
+    type: Literal["embedding"]
+    size: int = Field(512, ge=1, le=4096, description="Numbers in the vector; 512 for sentence embeddings.")
+    aliases: tuple[Alias, ...] = Field(
+        (), description="Other names of the column in exports, that of the text it stands for among them."
+    )
+    optional: bool = Field(False, description="An export without the column reads as one of missing values.")
+
+
+Column = Annotated[
+    NumericColumn | CategoricalColumn | TextColumn | ImageColumn | EmbeddingColumn,
+    Field(discriminator="type"),
+]
 
 
 class Label(_Strict):

@@ -11,10 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, out_of_range, parse_numbers
-from fedpipe.data.media import is_image
+from fedpipe.data.media import is_image, parse_vectors
 from fedpipe.data.schema import (
     CategoricalColumn,
     Column,
+    EmbeddingColumn,
     ImageColumn,
     NumericColumn,
     Schema,
@@ -58,6 +59,8 @@ def _health(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ..
         case CategoricalColumn(vocabulary=words) if words:
             known = {normalize_text(word) for word in words}
             outside = np.array([text not in known for text in normalize_cells(cells)], dtype=bool)
+        case EmbeddingColumn():
+            malformed = ~parse_vectors(cells.tolist(), column.size)[1]
         case ImageColumn():
             malformed = np.array([not is_image(cell, column.num_bytes) for cell in cells], dtype=bool)
     return np.select([missing, malformed, outside], [1, 3, 2], default=0).astype(np.int64)

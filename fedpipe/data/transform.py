@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from scipy.sparse import csr_matrix, vstack
 
 from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
 from fedpipe.data.hashing import hash_buckets
 from fedpipe.data.media import count_ngrams, decode_images
 from fedpipe.errors import DataError
+
+CHUNK_ROWS = 8192
+SPARSE_WIDTH = 8  # inputs for each column, from which most of them are zero
+
+# Model inputs of n records, float32 (n, num_features), in full or sparse.
+Inputs: TypeAlias = NDArray[np.float32] | csr_matrix
 
 Items = TypeVar("Items", bound=tuple[Any, ...])
 
@@ -91,6 +98,19 @@ class TextFeature(_Frozen):
         return self.num_buckets
 
 
+class VectorFeature(_Frozen):
+    """The numbers of a vector, clipped to [-10, 10]; zeros where missing or malformed."""
+
+    type: Literal["vector"] = "vector"
+    column: str
+    size: int = Field(ge=1)
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs."""
+        return self.size
+
+
 class ImageFeature(_Frozen):
     """Pixels in [0, 1], row by row; zeros where missing or malformed."""
 
@@ -105,7 +125,7 @@ class ImageFeature(_Frozen):
 
 
 Feature = Annotated[
-    NumericFeature | VocabularyFeature | HashedFeature | TextFeature | ImageFeature,
+    NumericFeature | VocabularyFeature | HashedFeature | TextFeature | VectorFeature | ImageFeature,
     Field(discriminator="type"),
 ]
 
@@ -169,10 +189,29 @@ class Transform(_Frozen):
             start += feature.width
         return encoded
 
+    def encode_compactly(self, frame: pd.DataFrame) -> Inputs:
+        """Returns what `encode` does, as a sparse matrix if most inputs must be zero.
+
+        A million complaints with 1,200 inputs each take 5 GB in full.
+        """
+        pictures = any(group.kind == "image" for group in self.groups)
+        if pictures or self.num_features < SPARSE_WIDTH * len(self.features):
+            return self.encode(frame)
+        starts = range(0, max(len(frame), 1), CHUNK_ROWS)
+        parts = [csr_matrix(self.encode(frame.iloc[start : start + CHUNK_ROWS])) for start in starts]
+        return vstack(parts, format="csr")
+
+
+def dense_rows(inputs: Inputs, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
+    """Returns some of the records' inputs in full: float32 (len(rows), num_features)."""
+    chosen = inputs[rows]
+    full: NDArray[np.float32] = chosen.toarray() if isinstance(chosen, csr_matrix) else chosen
+    return full
+
 
 def _group(feature: Feature) -> InputGroup:
     match feature:
-        case TextFeature():
+        case TextFeature() | VectorFeature():
             return InputGroup(kind="text", shape=(feature.width,))
         case ImageFeature():
             return InputGroup(kind="image", shape=feature.shape)
@@ -187,8 +226,13 @@ def _encode(
         case NumericFeature():
             block[:, 0] = by_distinct(cells, lambda distinct: _scale(feature, distinct, missing_tokens))
         case TextFeature():
-            texts = np.where(is_missing(cells, missing_tokens), "", normalize_cells(cells))
-            block[:] = count_ngrams(texts.tolist(), feature.num_buckets, feature.ngrams)
+            # Lists: an array of texts gives every one of them the room of the longest.
+            missing = is_missing(cells, missing_tokens).tolist()
+            texts = [
+                "" if empty else text for empty, text in zip(missing, normalize_cells(cells), strict=True)
+            ]
+            if any(texts):  # many exports have no narratives at all
+                block[:] = count_ngrams(texts, feature.num_buckets, feature.ngrams)
         case ImageFeature():
             block[:] = decode_images(cells.tolist(), feature.width)
         case _:

@@ -10,10 +10,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpipe.data.transform import Inputs, dense_rows
 from fedpipe.errors import ConfigError
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
+
+BATCH = 4096  # records that are scored at once, which bounds memory
 
 
 def build_model(definition: ModelDefinition) -> tf.keras.Model:
@@ -166,14 +169,16 @@ def probabilities(logits: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid(logits) if logits.shape[-1] == 1 else tf.nn.softmax(logits)
 
 
-def predict(
-    definition: ModelDefinition, weights: Vector, features: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def predict(definition: ModelDefinition, weights: Vector, features: Inputs) -> NDArray[np.float64]:
     """Returns probabilities for encoded records: float64 (n,) for two classes, else (n, num_classes)."""
     model, lock = _shared_model(definition)
     with lock:
         model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in model.trainable_variables]))
-        scores: NDArray[np.float64] = probabilities(model(tf.constant(features))).numpy().astype(np.float64)
+        parts = [
+            probabilities(model(tf.constant(dense_rows(features, slice(start, start + BATCH))))).numpy()
+            for start in range(0, max(features.shape[0], 1), BATCH)
+        ]
+    scores: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
     return scores[:, 0] if definition.num_logits == 1 else scores
 
 

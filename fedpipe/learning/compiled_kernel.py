@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fedpipe.data.transform import dense_rows
 from fedpipe.learning.architectures import build_model
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.kernel import LocalTask
@@ -60,7 +61,7 @@ class CompiledKernel:
         with self._lock:
             total = self._run(
                 task.weights,
-                task.features[drawn],
+                dense_rows(task.features, drawn),
                 task.labels[drawn],
                 rows.astype(np.int32),
                 offsets,

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpipe.data.transform import Inputs
 from fedpipe.errors import ConfigError, PrivacyError, nearest
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.vectors import Vector
@@ -22,7 +23,7 @@ class LocalTask:
 
     Attributes:
       weights: float32 (num_parameters,), the round's starting point.
-      features: float32 (n, num_features); labels: int32 (n,), class numbers.
+      features: float32 (n, num_features), sparse or not; labels: int32 (n,), class numbers.
       batches: for each local step, int32 row numbers (Poisson-sampled; may be empty).
       noise: float32 (local_steps, num_parameters), added to each step's clipped sum.
       clipping_norm: L2 bound of each example's gradient; None does not clip (not private).
@@ -33,7 +34,7 @@ class LocalTask:
     """
 
     weights: Vector
-    features: NDArray[np.float32]
+    features: Inputs
     labels: NDArray[np.int32]
     batches: Sequence[NDArray[np.int32]]
     noise: NDArray[np.float32]

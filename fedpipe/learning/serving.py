@@ -26,6 +26,7 @@ from fedpipe.data.transform import (
     NumericFeature,
     TextFeature,
     Transform,
+    VectorFeature,
     VocabularyFeature,
 )
 from fedpipe.learning.architectures import build_model, probabilities
@@ -108,6 +109,8 @@ class _Encoder(tf.Module):
             return _encode_numbers(self._feature, cells, missing)
         if isinstance(self._feature, TextFeature):
             return _count_ngrams(self._feature, tf.where(missing, "", text))
+        if isinstance(self._feature, VectorFeature):
+            return _parse_vectors(self._feature, cells)
         if isinstance(self._feature, ImageFeature):
             return _decode_images(self._feature, cells)
         if self._table is None:
@@ -152,6 +155,18 @@ def _count_ngrams(feature: TextFeature, text: tf.Tensor) -> tf.Tensor:
     present = tf.cast(present > 0, tf.float32)
     norms = tf.sqrt(tf.reduce_sum(present, axis=1, keepdims=True))
     return tf.ensure_shape(present / tf.maximum(norms, 1.0), [None, feature.num_buckets])
+
+
+def _parse_vectors(feature: VectorFeature, cells: tf.Tensor) -> tf.Tensor:
+    # Not tf.strings.split without a separator: it knows other white space than ASCII's.
+    parts = tf.strings.split(tf.strings.regex_replace(cells, r"[ \t\n\r\f\v]+", " "), " ")
+    parts = tf.ragged.boolean_mask(parts, parts != "")
+    short = tf.strings.length(parts.values) <= NUMBER_LENGTH
+    numeric = short & tf.strings.regex_full_match(parts.values, NUMBER_PATTERN)
+    numbers = tf.strings.to_number(tf.where(numeric, parts.values, "0"), tf.float64)
+    whole = (parts.row_lengths() == feature.size) & tf.reduce_all(parts.with_values(numeric), axis=1)
+    dense = parts.with_values(tf.clip_by_value(numbers, -10.0, 10.0)).to_tensor(shape=[None, feature.size])
+    return tf.cast(tf.where(whole[:, tf.newaxis], dense, 0.0), tf.float32)
 
 
 def _decode_images(feature: ImageFeature, cells: tf.Tensor) -> tf.Tensor:

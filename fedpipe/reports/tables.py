@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedpipe.data.schema import Column, ImageColumn, NumericColumn, Schema, TextColumn
+from fedpipe.data.schema import Column, EmbeddingColumn, ImageColumn, NumericColumn, Schema, TextColumn
 from fedpipe.data.statistics import HEALTH
 from fedpipe.ledger.certificate import Certificate
 from fedpipe.pipeline.records import ExecutionRecord
@@ -165,6 +165,8 @@ def _declared(column: Column) -> str:
         return f"number, {column.minimum:g} to {column.maximum:g}"
     if isinstance(column, TextColumn):
         return f"text, n-grams of up to {column.ngrams} words in {column.hash_buckets} hash buckets"
+    if isinstance(column, EmbeddingColumn):
+        return f"vector of {column.size} numbers"
     if isinstance(column, ImageColumn):
         return f"picture, {column.height} x {column.width} x {column.channels}"
     if column.vocabulary:

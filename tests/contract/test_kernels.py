@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
+from fedpipe.data.transform import InputGroup
 from fedpipe.errors import ConfigError, PrivacyError
 from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
 from fedpipe.learning.architectures import build_model, initial_weights
+from fedpipe.learning.book_keeping_kernel import has_rules
 from fedpipe.learning.kernel import Kernel, LocalTask, make_kernel
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
@@ -19,39 +23,97 @@ from fedpipe.learning.vectors import Vector, flatten, unflatten
 KERNELS = get_args(TrainingSettings.model_fields["kernel"].annotation)
 NUM_FEATURES = 6
 Rows = list[list[int]]
+layers = tf.keras.layers
 
 
-def define(kind: str, classes: int, *, hidden: tuple[int, ...] = (5, 3)) -> ModelDefinition:
-    settings = ModelSettings.model_validate({"type": kind, "hidden_units": hidden})
-    return ModelDefinition(settings=settings, num_features=NUM_FEATURES, num_classes=classes)
+def define(kind: str, classes: int, *, hidden: tuple[int, ...] = (5, 3), **fields: Any) -> ModelDefinition:
+    builder = fields.pop("builder", None)
+    settings = ModelSettings.model_validate({"type": kind, "hidden_units": hidden, "builder": builder})
+    return ModelDefinition(settings=settings, num_features=NUM_FEATURES, num_classes=classes, **fields)
 
 
-DEFINITIONS = [define(kind, classes) for kind in ("logistic_regression", "mlp") for classes in (2, 10)]
+def branches(definition: ModelDefinition) -> tf.keras.Model:
+    """Plain dense layers in parallel, one without a bias."""
+    inputs = layers.Input((definition.num_features,))
+    left = layers.Dense(3, activation="tanh", use_bias=False)(inputs)
+    right = layers.Dense(2, activation="relu")(inputs[:, 2:])
+    joined = layers.Concatenate()([left, right, inputs[:, :1]])
+    return tf.keras.Model(inputs, layers.Dense(definition.num_logits)(joined))
 
 
-def describe(definition: ModelDefinition) -> str:
-    return f"{definition.settings.type}-{definition.num_classes}"
+def convolution(definition: ModelDefinition) -> tf.keras.Model:
+    inputs = layers.Input((definition.num_features,))
+    hidden = layers.Conv2D(2, 2, activation="tanh")(layers.Reshape((2, 3, 1))(inputs))
+    return tf.keras.Model(inputs, layers.Dense(definition.num_logits)(layers.Flatten()(hidden)))
 
 
-@pytest.fixture(params=KERNELS)
+def shared_layer(definition: ModelDefinition) -> tf.keras.Model:
+    """One layer called twice: its two gradients add up before they are clipped."""
+    inputs = layers.Input((definition.num_features,))
+    half = layers.Dense(3, activation="tanh")
+    joined = layers.Concatenate()([half(inputs[:, :3]), half(inputs[:, 3:])])
+    return tf.keras.Model(inputs, layers.Dense(definition.num_logits)(joined))
+
+
+def sequence(definition: ModelDefinition) -> tf.keras.Model:
+    """A dense layer along a sequence: its gradient is a sum over positions."""
+    inputs = layers.Input((definition.num_features,))
+    hidden = layers.Dense(3, activation="tanh")(layers.Reshape((2, 3))(inputs))
+    return tf.keras.Model(inputs, layers.Dense(definition.num_logits)(layers.Flatten()(hidden)))
+
+
+def nested(definition: ModelDefinition) -> tf.keras.Model:
+    """A model within the model: its layers are not the outer one's."""
+    inputs = layers.Input((definition.num_features,))
+    inner = tf.keras.Sequential([layers.Input((definition.num_features,)), layers.Dense(3, "tanh")])
+    return tf.keras.Model(inputs, layers.Dense(definition.num_logits)(inner(inputs)))
+
+
+def regularized(definition: ModelDefinition) -> tf.keras.Model:
+    """A constraint on the weights, which is no part of the loss that clipping knows."""
+    inputs = layers.Input((definition.num_features,))
+    hidden = layers.LayerNormalization()(layers.Dense(3, kernel_regularizer="l2")(inputs))
+    return tf.keras.Model(inputs, layers.Dense(definition.num_logits)(hidden))
+
+
+TEXT = (InputGroup(kind="tabular", shape=(2,)), InputGroup(kind="text", shape=(4,)))
+RULED = {
+    **{f"{kind}-{n}": define(kind, n) for kind in ("logistic_regression", "mlp") for n in (2, 10)},
+    "wide_and_deep-table": define("wide_and_deep", 2),
+    "wide_and_deep-text": define("wide_and_deep", 3, groups=TEXT),
+    "branches": define("custom", 2, builder=f"{__name__}:branches"),
+}
+OTHERS = {
+    builder.__name__: define("custom", 2, builder=f"{__name__}:{builder.__name__}")
+    for builder in (convolution, shared_layer, sequence, nested, regularized)
+}
+DEFINITIONS = [*RULED.values(), *OTHERS.values()]
+NAMES = [*RULED, *OTHERS]
+
+
+@pytest.fixture(params=KERNELS, scope="module")
 def kernel_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=DEFINITIONS, ids=describe)
+@pytest.fixture(params=DEFINITIONS, ids=NAMES, scope="module")
 def definition(request: pytest.FixtureRequest) -> ModelDefinition:
     assert isinstance(request.param, ModelDefinition)
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def kernel(kernel_name: str, definition: ModelDefinition) -> Kernel:
     return make_kernel(kernel_name, definition)
 
 
+reference_model = lru_cache(build_model)
+first_weights = lru_cache(initial_weights)
+
+
 def make_task(definition: ModelDefinition, rows: Rows, **changes: Any) -> LocalTask:
     generator = np.random.default_rng(1)
-    weights = initial_weights(definition, 7)
+    weights = first_weights(definition, 7)
     fields: dict[str, Any] = {
         "weights": (weights + 0.1 * generator.normal(size=weights.size)).astype(np.float32),
         "features": generator.normal(size=(150, NUM_FEATURES)).astype(np.float32),
@@ -66,7 +128,7 @@ def make_task(definition: ModelDefinition, rows: Rows, **changes: Any) -> LocalT
 
 def gradient(definition: ModelDefinition, task: LocalTask, weights: Vector, row: int) -> NDArray[np.float64]:
     """Returns one example's gradient from a model and a loss of its own: no code of the kernels."""
-    model = build_model(definition)
+    model = reference_model(definition)
     model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in model.weights]))
     losses = tf.keras.losses
     kind = losses.BinaryCrossentropy if definition.num_classes == 2 else losses.SparseCategoricalCrossentropy
@@ -93,6 +155,13 @@ def reference_sum(
 def assert_close(found: Vector, expected: NDArray[Any]) -> None:
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=3e-6)
+
+
+def test_fast_rules_are_kept_for_plain_dense_layers() -> None:
+    assert {name: has_rules(build_model(model)) for name, model in (RULED | OTHERS).items()} == {
+        **dict.fromkeys(RULED, True),
+        **dict.fromkeys(OTHERS, False),
+    }
 
 
 def test_logistic_gradient_by_hand(kernel_name: str) -> None:
@@ -153,7 +222,7 @@ def test_removing_a_record_moves_one_step_by_at_most_the_clipping_norm(
 
 
 def test_empty_batch_returns_exactly_the_noise(kernel: Kernel, definition: ModelDefinition) -> None:
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     noise = np.random.default_rng(2).normal(size=(1, size)).astype(np.float32)
     found = kernel.noisy_sums(make_task(definition, [[]], noise=noise))
     np.testing.assert_array_equal(found, noise[0])
@@ -162,7 +231,7 @@ def test_empty_batch_returns_exactly_the_noise(kernel: Kernel, definition: Model
 def test_client_without_records_returns_exactly_the_noise(
     kernel: Kernel, definition: ModelDefinition
 ) -> None:
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     noise = np.random.default_rng(2).normal(size=(2, size)).astype(np.float32)
     nothing = {"features": np.zeros((0, NUM_FEATURES), np.float32), "labels": np.zeros(0, np.int32)}
     found = kernel.noisy_sums(make_task(definition, [[], []], noise=noise, local_step_size=0.5, **nothing))
@@ -170,7 +239,7 @@ def test_client_without_records_returns_exactly_the_noise(
 
 
 def test_noise_is_added_once_and_unscaled(kernel: Kernel, definition: ModelDefinition) -> None:
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     noise = np.random.default_rng(2).normal(size=(1, size)).astype(np.float32)
     rows = [list(range(80))]
     quiet = kernel.noisy_sums(make_task(definition, rows))
@@ -179,7 +248,7 @@ def test_noise_is_added_once_and_unscaled(kernel: Kernel, definition: ModelDefin
 
 def test_local_steps_follow_the_documented_recurrence(kernel: Kernel, definition: ModelDefinition) -> None:
     rows: Rows = [[0, 1, 2], [], [2, 3], [4, 5, 6, 7]]
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     noise = 0.1 * np.random.default_rng(2).normal(size=(len(rows), size)).astype(np.float32)
     task = make_task(definition, rows, noise=noise, local_step_size=0.3, clipping_norm=4.0)
     total = np.zeros(size)
@@ -222,7 +291,7 @@ def test_overflowing_norm_contributes_nothing(
 
 
 def test_diverged_weights_return_the_noise(kernel: Kernel, definition: ModelDefinition) -> None:
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     noise = np.ones((1, size), np.float32)
     weights = np.full(size, np.nan, np.float32)
     found = kernel.noisy_sums(make_task(definition, [[0, 1]], weights=weights, noise=noise))
@@ -247,7 +316,7 @@ def test_kernels_of_different_models_do_not_interfere(kernel_name: str) -> None:
 def test_clients_in_threads_do_not_see_each_others_weights(kernel_name: str) -> None:
     definition = define("mlp", 2)
     kernel = make_kernel(kernel_name, definition)
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     tasks = [
         make_task(definition, [[0, 1, 2]] * 20, weights=np.full(size, n % 4, np.float32)) for n in range(40)
     ]
@@ -255,6 +324,15 @@ def test_clients_in_threads_do_not_see_each_others_weights(kernel_name: str) -> 
     with ThreadPoolExecutor(8) as pool:
         for found, alone in zip(pool.map(kernel.noisy_sums, tasks), expected, strict=True):
             np.testing.assert_array_equal(found, alone)
+
+
+def test_sparse_records_give_the_same_sum(kernel: Kernel, definition: ModelDefinition) -> None:
+    rows: Rows = [[7, 3, 7], [], [149, 0, 3]]
+    task = make_task(definition, rows, local_step_size=0.2)
+    features = np.where(np.abs(task.features) < 0.6, 0, task.features).astype(np.float32)
+    full = kernel.noisy_sums(make_task(definition, rows, local_step_size=0.2, features=features))
+    sparse = make_task(definition, rows, local_step_size=0.2, features=csr_matrix(features))
+    np.testing.assert_array_equal(kernel.noisy_sums(sparse), full)
 
 
 def test_task_leaves_nothing_behind(kernel: Kernel, definition: ModelDefinition) -> None:
@@ -283,7 +361,7 @@ def test_one_kernel_serves_all_clients_and_is_compiled_once(
 
 
 def test_step_without_its_noise_is_refused(definition: ModelDefinition) -> None:
-    size = initial_weights(definition, 0).size
+    size = first_weights(definition, 0).size
     for shape in ((1, size), (3, size), (2, size - 1), (2, 1), (size,)):
         with pytest.raises(PrivacyError, match="Expected noise of shape"):
             make_task(definition, [[0], [1]], noise=np.zeros(shape, np.float32))
