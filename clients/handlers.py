@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -188,6 +189,12 @@ def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Reque
         identity, request_digest=request.digest, reply=encode_reply(reply), charged=terms.plan.private
     )
     return reply
+
+
+@lru_cache(maxsize=64)
+def _parse_terms(text: str) -> RunTerms:
+    # Every request of a run is answered under the same terms.
+    return RunTerms.model_validate_json(text)
 
 
 def _definition(terms: RunTerms, transform: Transform) -> ModelDefinition:

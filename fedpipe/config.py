@@ -83,7 +83,7 @@ class PrivacySettings(_Strict):
         True, description="false trains without noise; every artifact is marked NOT PRIVATE."
     )
     epsilon: float = Field(8.0, ge=0.01, le=1000, description="Total per record, over all steps of a run.")
-    delta: float = Field(1e-5, gt=0, lt=0.1, description="Total per record, over all steps of a run.")
+    delta: float = Field(1e-5, ge=1e-10, lt=0.1, description="Total per record, over all steps of a run.")
     shares: Shares = Field(default_factory=lambda: Shares.model_validate({}), description="Budget by step.")
     randomness: Literal["secure", "seeded"] = Field(
         "secure", description="seeded is for tests: repeatable noise protects nobody, and is marked."

@@ -52,7 +52,7 @@ def _statement(connection: Connection, query: str) -> Executable:
 def _connect(url: str) -> Iterator[Connection]:
     try:
         engine = create_engine(url)
-    except (ArgumentError, NoSuchModuleError, ImportError):
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
         raise DataError(
             "Expected a database URL that SQLAlchemy knows, such as sqlite:///FILE, found another: "
             "check it, and install the database's driver."
