@@ -183,7 +183,7 @@ def release(node: Node, request: Request) -> Reply:
 
 
 def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Request) -> Reply:
-    terms = RunTerms.model_validate_json(ledger.terms(request.run_id, node.account))
+    terms = _parse_terms(ledger.terms(request.run_id, node.account))
     reply = RELEASES[request.step](node, request, terms)
     ledger.commit(
         identity, request_digest=request.digest, reply=encode_reply(reply), charged=terms.plan.private

@@ -33,9 +33,11 @@ POOLED = "others"
 MAX_NAME = 60
 # fmt: off
 LEGAL_FORMS = frozenset((
-    "and", "association", "co", "companies", "company", "corp", "corporation", "inc", "incorporated", "llc",
-    "lllp", "llp", "lp", "ltd", "na", "national", "nv", "plc", "sa", "the", "us", "usa",
+    "and", "association", "co", "companies", "company", "corp", "corporation", "fsb", "inc", "incorporated",
+    "llc", "lllp", "llp", "lp", "lpa", "ltd", "na", "nv", "pc", "plc", "pllc", "sa", "the", "us", "usa",
 ))
+# Left out by some exports; by themselves with one word more they are a name, such as First Financial.
+TRADES = frozenset(("bank", "financial", "holdings"))
 # fmt: on
 
 
@@ -194,8 +196,9 @@ def canonical_company(name: str) -> str:
     >>> canonical_company("WELLS FARGO & COMPANY"), canonical_company("Bank of America, N.A.")
     ('wells fargo', 'bank of america')
     """
-    words = re.sub(r"[^0-9a-z]+", " ", name.lower().replace(".", "")).split()
-    while len(words) > 1 and words[-1] in LEGAL_FORMS:
+    text = re.sub(r"[^0-9a-z]+", " ", name.lower().replace(".", "")).strip()
+    words = text.removesuffix(" national association").split()
+    while len(words) > 1 and words[-1] in LEGAL_FORMS or len(words) > 2 and words[-1] in TRADES:
         words.pop()
     return " ".join(words)
 

@@ -129,7 +129,9 @@ def test_features_need_neither_label_nor_key(tmp_path: Path, make_schema: Build)
 def test_absent_optional_column_reads_as_missing(
     tmp_path: Path, suffix: str, make_schema: Build, make_frame: Callable[..., pd.DataFrame]
 ) -> None:
-    schema = make_schema(columns={"age": NUMBER, "story": {"type": "text", "aliases": ["Tale"], "optional": True}})
+    schema = make_schema(
+        columns={"age": NUMBER, "story": {"type": "text", "aliases": ["Tale"], "optional": True}}
+    )
     frame = make_frame(age=["1"], disputed=["no"], TALE=["once"])
     for columns, story in [(["age", "disputed", "TALE"], "once"), (["age", "disputed"], "")]:
         path = tmp_path / f"t.{suffix}"

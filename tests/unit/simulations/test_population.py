@@ -12,7 +12,7 @@ import pytest
 
 from fedpipe.config import Config
 from fedpipe.errors import ConfigError, DataError
-from simulations.population import SimulatedClient, check_sources, make_population
+from simulations.population import SimulatedClient, check_sources, make_population, without_absent_key
 
 MakeConfig = Callable[..., Config]
 WriteRecords = Callable[..., Path]
@@ -238,3 +238,74 @@ def test_a_column_that_is_missing_is_found_before_anything_is_written(
     path.write_text("record_id,agee,town,ill\n1,2,ulm,y\n")
     with pytest.raises(DataError, match=r"'age' in records\.csv.*Did you mean agee"):
         check_sources(make_config(), [path])
+
+
+def test_a_folder_is_a_client_for_each_file(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    write_records(5, "wards/north.csv")
+    write_records(7, "wards/south.csv", start=5)
+    config = make_config(federation={"partition": "file"})
+    files = [Path(file) for file in check_sources(config, [tmp_path / "wards"])]
+    _, held = divide(config, files, tmp_path / "p")
+    assert {name: len(records) for name, records in held.items()} == {"north": 5, "south": 7}
+
+
+def test_only_small_clients_leave_nobody(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    federation = {"partition": "column", "min_records": 100, "small_clients": "drop"}
+    with pytest.raises(DataError, match=r"100 records or more, found none.*federation\.min_records"):
+        divide(make_config(federation=federation), [write_records()], tmp_path / "p")
+
+
+def test_what_happened_to_small_clients_is_said(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    federation = {"partition": "column", "min_records": 100, "small_clients": "pool"}
+    config = make_config(federation=federation)
+    made = make_population(config, [write_records()], directory=tmp_path / "p", seed=0)
+    assert made.notes == (
+        "3 clients with fewer than 100 records were pooled into 'others' (federation.small_clients).",
+    )
+    assert [client.name for client in made.clients] == ["others"]
+
+
+def test_hundreds_of_clients_with_a_handful_of_records_are_pooled(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "records.csv"
+    owners = [f"Firm {n}" for n in range(813) for _ in range(30 if n < 5 else 1 + n % 4)]
+    rows = [f"r{n},{n % 90},ulm,{'y' if n % 3 else 'n'},{owner}" for n, owner in enumerate(owners)]
+    path.write_text("\n".join(["record_id,age,town,ill,clinic", *rows]) + "\n")
+    federation = {"partition": "column", "min_records": 20, "small_clients": "pool"}
+    _, held = divide(make_config(federation=federation), [path], tmp_path / "p")
+    assert len(held) == 6
+    assert sum(map(len, held.values())) == len(owners)
+
+
+def test_one_class_and_empty_cells_name_the_setting(make_config: MakeConfig, tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    rows = [f"r{n},{n},ulm,{'y' if n % 2 else ''},x" for n in range(20)]
+    path.write_text("\n".join(["record_id,age,town,ill,clinic", *rows]) + "\n")
+    with pytest.raises(DataError, match=r"only 'yes' and empty.*schema\.label\.missing=negative"):
+        divide(make_config(), [path], tmp_path / "p")
+    config = make_config()
+    label = config.data_schema.label.model_copy(update={"missing": "negative"})
+    schema = config.data_schema.model_copy(update={"label": label})
+    _, held = divide(config.model_copy(update={"data_schema": schema}), [path], tmp_path / "q")
+    assert sum(map(len, held.values())) == 20
+
+
+def test_exports_without_the_key_are_read_without_it(
+    make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
+) -> None:
+    config, keyed, unkeyed = make_config(), write_records(), tmp_path / "unkeyed.csv"
+    unkeyed.write_text("age,town,ill,clinic\n3,ulm,y,a\n4,ulm,n,b\n")
+    assert without_absent_key(config, [keyed]) is config
+    assert without_absent_key(config, []) is config
+    for files in ([unkeyed], [keyed, unkeyed]):
+        changed = without_absent_key(config, files)
+        assert changed.data_schema.key is None
+        assert changed.data_schema.columns == config.data_schema.columns
+        assert make_population(changed, files, directory=tmp_path / "p", seed=0).clients
