@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedpipe.data.cells import is_missing, normalize_cells, parse_numbers
 from fedpipe.data.readers import read_raw
-from fedpipe.data.schema import Schema, normalize_name
+from fedpipe.data.schema import LARGEST_NUMBER, Schema, normalize_name
 from fedpipe.errors import DataError, nearest
 
 MAX_CLASSES = 20
@@ -37,6 +39,7 @@ class Draft:
     """What was found out about a file, column by column."""
 
     label: str
+    label_aliases: list[str]
     classes: list[str]
     client_column: str | None
     key: str | None
@@ -53,6 +56,8 @@ def draft_config(source: Path, *, label: str, client_column: str | None, target:
     frame = _canonical(read_raw(source))
     label = _find(label, frame, source)
     client_column = _find(client_column, frame, source) if client_column else None
+    if client_column and not client_column.isascii():
+        raise DataError("Expected an ASCII name of the column of clients, found another: rename that column.")
     return _render(_draft(frame, label, client_column), source, target)
 
 
@@ -79,19 +84,38 @@ def _draft(frame: pd.DataFrame, label: str, client_column: str | None) -> Draft:
     for name in frame.columns:
         if name in (label, client_column):
             continue
-        if key is None and _is_key(name, frame[name]):
+        if key is None and name.isascii() and _is_key(name, frame[name]):
             key = name
             continue
         column, reason = _column(frame[name])
         if column is None:
             left_out[name] = reason
         else:
-            columns[name] = column
+            known = _schema_name(name, frame.columns)
+            columns[known] = column if known == name else {**column, "aliases": [name]}
     if not columns:
         raise DataError("Expected at least one column to learn from, found none: see the file's header.")
+    known = label if label.isascii() else _schema_name(label, frame.columns)
     return Draft(
-        label=label, classes=classes, client_column=client_column, key=key, columns=columns, left_out=left_out
+        label=known,
+        label_aliases=[] if known == label else [label],
+        classes=classes,
+        client_column=client_column,
+        key=key,
+        columns=columns,
+        left_out=left_out,
     )
+
+
+def _schema_name(name: str, taken: Collection[str]) -> str:
+    """Returns a name for the column that a schema allows: itself, or one that no other column has."""
+    if name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name != "self":
+        return name
+    ascii_part = normalize_name(name.encode("ascii", "ignore").decode())
+    # The file's own position keeps apart what differs in letters beyond ASCII only.
+    position = list(taken).index(name) + 1
+    candidate = f"column_{ascii_part}".rstrip("_")
+    return f"{candidate}_{position}" if candidate in taken or not name.isascii() else candidate
 
 
 def _classes(cells: pd.Series[str], label: str) -> list[str]:
@@ -149,7 +173,9 @@ def _outward(value: float, rounding: object, width: float) -> float:
     unit = 10.0 ** (math.floor(math.log10(width or abs(value) or 1.0)) - 1)
     steps = math.floor(value / unit) if rounding is math.floor else math.ceil(value / unit)
     rounded = float(f"{steps * unit:.12g}")
-    return rounded if width else rounded + (0 if rounding is math.floor else unit)
+    if not width:
+        rounded += 0 if rounding is math.floor else unit
+    return min(max(rounded, -LARGEST_NUMBER), LARGEST_NUMBER)
 
 
 def _render(draft: Draft, source: Path, target: str) -> str:
@@ -163,6 +189,8 @@ def _render(draft: Draft, source: Path, target: str) -> str:
         f"    name: {_inline(draft.label)}",
         "    # The last of two classes is the positive one.",
     ]
+    if draft.label_aliases:
+        lines.append(f"    aliases: {_inline(draft.label_aliases)}")
     lines += [f"    classes: {_inline({name: [] for name in draft.classes})}"]
     lines += _key_lines(draft)
     if draft.client_column:
@@ -171,7 +199,10 @@ def _render(draft: Draft, source: Path, target: str) -> str:
     lines += [f"    {name}: {_inline(column)}" for name, column in draft.columns.items()]
     lines += [f"    # {name}: left out, {reason}" for name, reason in draft.left_out.items()]
     lines += ["federation:"]
-    lines += ["  partition: column"] if draft.client_column else ["  partition: iid", "  num_clients: 10"]
+    pooled = ["  min_records: 20", "  small_clients: pool  # those with fewer, together"]
+    lines += (
+        ["  partition: column", *pooled] if draft.client_column else ["  partition: iid", "  num_clients: 10"]
+    )
     lines += ["model:", f"  name: {_problem_name(source)}", "  type: logistic_regression  # or mlp"]
     lines += ["privacy:", "  epsilon: 8  # total for each record, over all steps", "  delta: 1.0e-5", ""]
     return "\n".join(lines)

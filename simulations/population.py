@@ -126,6 +126,8 @@ def _divide(config: Config, files: Sequence[Source], seed: int) -> dict[str, pd.
 
 
 def _check_classes(labels: NDArray[np.int64], label: Label) -> None:
+    if not len(labels):
+        raise DataError("Expected records, found a header and nothing below it: see what --data names.")
     found = np.unique(labels[labels >= 0])
     if not len(found):
         raise DataError(
@@ -147,7 +149,9 @@ def _settle_small(
     if not small or settings.small_clients == "keep":
         return shards, []
     kept = {name: frame for name, frame in shards.items() if name not in small}
-    told = f"{len(small)} clients with fewer than {settings.min_records} records were"
+    clients = "1 client" if len(small) == 1 else f"{len(small)} clients"
+    verb = "was" if len(small) == 1 else "were"
+    told = f"{clients} with fewer than {settings.min_records} records {verb}"
     if settings.small_clients == "drop":
         if not kept:
             raise DataError(
@@ -198,7 +202,7 @@ def canonical_company(name: str) -> str:
     """
     text = re.sub(r"[^0-9a-z]+", " ", name.lower().replace(".", "")).strip()
     words = text.removesuffix(" national association").split()
-    while len(words) > 1 and words[-1] in LEGAL_FORMS or len(words) > 2 and words[-1] in TRADES:
+    while (len(words) > 1 and words[-1] in LEGAL_FORMS) or (len(words) > 2 and words[-1] in TRADES):
         words.pop()
     return " ".join(words)
 

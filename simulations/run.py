@@ -16,6 +16,7 @@ from fedpipe.data.databases import is_database
 from fedpipe.data.readers import Source, find_files
 from fedpipe.errors import ConfigError, WorkspaceError
 from fedpipe.files import digest_json, write_text
+from fedpipe.learning.builders import find_builder
 from fedpipe.pipeline import Progress, Workspace
 from fedpipe.reports.summary import RunSummary
 from simulations.owners_log import owners_log
@@ -66,7 +67,10 @@ def simulate(
 ) -> RunSummary:
     """Runs the whole cycle on a new population; the caller holds the workspace's lock."""
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    files = check_sources(request.parsed(), request.data)
+    config = request.parsed()
+    files = check_sources(config, request.data)
+    if config.model.builder:
+        find_builder(config.model.builder)  # before anything is charged
     directory = workspace.make_step_dir(run_id, "ingest").parent
     # From here on --resume means this run, whatever happens next.
     write_text(directory / REQUEST, request.model_dump_json(indent=2) + "\n")

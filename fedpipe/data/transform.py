@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
 from fedpipe.data.hashing import hash_buckets
-from fedpipe.data.media import count_ngrams, decode_images
+from fedpipe.data.media import count_ngrams, decode_images, parse_vectors
 from fedpipe.errors import DataError
 
 CHUNK_ROWS = 8192
@@ -194,8 +194,8 @@ class Transform(_Frozen):
 
         A million complaints with 1,200 inputs each take 5 GB in full.
         """
-        pictures = any(group.kind == "image" for group in self.groups)
-        if pictures or self.num_features < SPARSE_WIDTH * len(self.features):
+        full = any(isinstance(feature, (VectorFeature, ImageFeature)) for feature in self.features)
+        if full or self.num_features < SPARSE_WIDTH * len(self.features):
             return self.encode(frame)
         starts = range(0, max(len(frame), 1), CHUNK_ROWS)
         parts = [csr_matrix(self.encode(frame.iloc[start : start + CHUNK_ROWS])) for start in starts]
@@ -233,6 +233,8 @@ def _encode(
             ]
             if any(texts):  # many exports have no narratives at all
                 block[:] = count_ngrams(texts, feature.num_buckets, feature.ngrams)
+        case VectorFeature():
+            block[:] = parse_vectors(cells.tolist(), feature.size)[0]
         case ImageFeature():
             block[:] = decode_images(cells.tolist(), feature.width)
         case _:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedpipe.data.transform import Inputs, dense_rows
 from fedpipe.errors import ConfigError
+from fedpipe.learning.builders import find_builder
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
@@ -62,6 +63,8 @@ def _cnn(definition: ModelDefinition, inputs: tf.Tensor) -> tf.Tensor:
     if [group.kind for group in definition.groups] != ["image"]:
         raise ConfigError("Expected exactly one column, an image, for model.type cnn, found others.")
     shape = definition.groups[0].shape
+    if min(shape[:2]) < 3:
+        raise ConfigError("Expected 3 x 3 pixels or more for model.type cnn, found a smaller picture.")
     first, second = (8, 4) if min(shape[:2]) >= 20 else (3, 3)
     layers = tf.keras.layers
     hidden = tf.keras.layers.Reshape(shape)(inputs)
@@ -101,15 +104,15 @@ def build_custom_model(definition: ModelDefinition) -> tf.keras.Model:
         (n, num_features) -> (n, num_logits) whose examples do not mix.
     """
     builder = str(definition.settings.builder)
-    module_name, _, name = builder.partition(":")
+    function = find_builder(builder)
     try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+        with warnings.catch_warnings():  # Keras draws seeds between fractional bounds
+            warnings.filterwarnings("ignore", "non-integer arguments to randrange", DeprecationWarning)
+            model = function(definition)
+    except Exception as error:
         raise ConfigError(
-            f"Expected a function at model.builder={builder!r}, found none: "
-            "install its package, or add its folder to PYTHONPATH."
+            f"Expected model.builder={builder!r} to build a model, found {type(error).__name__}: {error}"
         ) from error
-    model = function(definition)
     _check_custom_model(model, definition, builder)
     return model
 
@@ -130,6 +133,12 @@ def _check_custom_model(model: object, definition: ModelDefinition, builder: str
         raise ConfigError(
             f"Expected layers that treat each record alone, found {mixing[0]!r}, which mixes a batch: "
             "use LayerNormalization or GroupNormalization."
+        )
+    if model.non_trainable_variables:
+        # They would begin differently at every client, and be lost in the served model.
+        raise ConfigError(
+            f"Expected {builder} to leave every weight trainable, found "
+            f"{model.non_trainable_variables[0].name!r} frozen: make its values constants."
         )
 
 

@@ -145,7 +145,7 @@ def test_later_overrides_win(small: Path) -> None:
         ("privacy.epsilon=-1", "greater than or equal to 0.01, found -1"),
         ("privacy.epsilon=.nan", "found nan"),
         ("privacy.epsilon=1e400", "found inf"),
-        ("privacy.delta=0", "greater than or equal to 1e-10"),
+        ("privacy.delta=0", "greater than or equal to 0.0000000001"),
         ("privacy.enabled=maybe", "a valid boolean"),
         ("privacy.randomness=weak", "'secure' or 'seeded', found 'weak'"),
         ("privacy.shares.validate=2", "less than 1"),

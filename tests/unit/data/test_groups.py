@@ -16,6 +16,7 @@ from fedpipe.data.transform import (
     ImageFeature,
     NumericFeature,
     TextFeature,
+    VectorFeature,
     VocabularyFeature,
     dense_rows,
 )
@@ -25,6 +26,7 @@ TOWN = VocabularyFeature(column="town", words=("ulm", "trier"))
 FIRM = HashedFeature(column="firm", num_buckets=100, buckets=tuple(range(60)))
 STORY = TextFeature(column="story", num_buckets=32, ngrams=2)
 REPLY = TextFeature(column="reply", num_buckets=16, ngrams=1)
+VECTOR = VectorFeature(column="vector", size=2)
 PICTURE = ImageFeature(column="picture", shape=(2, 3, 1))
 
 
@@ -62,12 +64,12 @@ def test_sparse_inputs_are_the_full_ones(make_frame: Callable[..., pd.DataFrame]
     np.testing.assert_array_equal(dense_rows(inputs, rows), transform.encode(frame)[rows])
 
 
-@pytest.mark.parametrize("features", [(AGE, TOWN), (FIRM, PICTURE)])
+@pytest.mark.parametrize("features", [(AGE, TOWN), (FIRM, PICTURE), (FIRM, VECTOR)])
 def test_inputs_that_are_mostly_used_stay_full(
     make_frame: Callable[..., pd.DataFrame], features: tuple[NumericFeature, ...]
 ) -> None:
     transform = Transform(features=features, missing_tokens=("",))
-    frame = make_frame(age=["1"], town=["ulm"], firm=["x"], picture=[""])
+    frame = make_frame(age=["1"], town=["ulm"], firm=["x"], picture=[""], vector=["1 2"])
     assert isinstance(transform.encode_compactly(frame), np.ndarray)
 
 

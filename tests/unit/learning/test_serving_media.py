@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from fedpipe.data import Transform
 from fedpipe.data.media import encode_image, split_words
-from fedpipe.data.transform import Feature, ImageFeature, TextFeature
+from fedpipe.data.transform import Feature, ImageFeature, TextFeature, VectorFeature
 from fedpipe.learning import ModelDefinition, ModelSettings
 from fedpipe.learning.serving import export_model
 from fedpipe.learning.tensorflow_runtime import tf
 
 TEXT = TextFeature(column="story", num_buckets=64, ngrams=3)
 PICTURE = ImageFeature(column="picture", shape=(2, 3, 1))
+VECTOR = VectorFeature(column="vector", size=3)
 TEXTS = (
     *("", " ", "\t\n", "n/a", " N/A ", "n/a indeed", "!!!", "$", "$$ $", "They charged $40.00, twice!", "a"),
     *(
@@ -64,6 +65,22 @@ PICTURES = (
 )
 
 
+VECTORS = (
+    *(
+        "1 2 3",
+        "",
+        "n/a",
+        " 1  2\t3\n",
+        "1 2",
+        "1 2 3 4",
+        "1 2 x",
+        "1,2,3",
+        "nan 1 2",
+        "inf 1 2",
+        "-1e99 .5 1e9",
+    ),
+    *("1 2 3\u00a0", "1\u20032 3", "1\x002 3 4", "1 2 3\x00", "9" * 32 + " 1 2", "[1 2 3]", "1 2 3 " * 2000),
+)
 Served = tuple[Transform, NDArray[np.float32], Any]
 
 
@@ -82,7 +99,8 @@ def serve(directory: Path, feature: Feature) -> Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
     """A loaded model of each feature, with its transform and weights."""
     return {
-        feature.column: serve(tmp_path_factory.mktemp("served") / "1", feature) for feature in (TEXT, PICTURE)
+        feature.column: serve(tmp_path_factory.mktemp("served") / "1", feature)
+        for feature in (TEXT, PICTURE, VECTOR)
     }
 
 
@@ -96,7 +114,7 @@ def both(served: dict[str, Served], column: str, cells: Sequence[str]) -> tuple[
     return answer["probability"].numpy(), odds / odds.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize(("column", "cells"), [("story", TEXTS), ("picture", PICTURES)])
+@pytest.mark.parametrize(("column", "cells"), [("story", TEXTS), ("picture", PICTURES), ("vector", VECTORS)])
 def test_nasty_cells_mean_the_same_in_both(
     served: dict[str, Served], column: str, cells: tuple[str, ...]
 ) -> None:
@@ -130,6 +148,11 @@ def test_text_is_the_set_of_its_ngrams_at_unit_length() -> None:
 
 def test_words_are_letters_digits_and_dollars() -> None:
     assert split_words("a $40.00, fee-waiver?") == ["a", "$40", "00", "fee", "waiver"]
+
+
+def test_vector_is_its_numbers_clipped() -> None:
+    encoded = encode(VECTOR, ["1 -2.5 3e0", " 99\t-99 0", "1 2", "1 2 x", ""])
+    assert encoded.tolist() == [[1, -2.5, 3], [10, -10, 0], [0] * 3, [0] * 3, [0] * 3]
 
 
 def test_picture_is_its_bytes_over_255_and_anything_else_is_black() -> None:

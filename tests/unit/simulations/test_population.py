@@ -297,10 +297,18 @@ def test_one_class_and_empty_cells_name_the_setting(make_config: MakeConfig, tmp
     assert sum(map(len, held.values())) == 20
 
 
+def test_a_header_without_records_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text("record_id,age,town,ill,clinic\n")
+    with pytest.raises(DataError, match="a header and nothing below it"):
+        divide(make_config(), [path], tmp_path / "p")
+
+
 def test_exports_without_the_key_are_read_without_it(
     make_config: MakeConfig, write_records: WriteRecords, tmp_path: Path
 ) -> None:
-    config, keyed, unkeyed = make_config(), write_records(), tmp_path / "unkeyed.csv"
+    config, keyed = make_config(federation={"num_clients": 2}), write_records()
+    unkeyed = tmp_path / "unkeyed.csv"
     unkeyed.write_text("age,town,ill,clinic\n3,ulm,y,a\n4,ulm,n,b\n")
     assert without_absent_key(config, [keyed]) is config
     assert without_absent_key(config, []) is config

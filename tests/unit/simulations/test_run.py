@@ -310,6 +310,16 @@ def test_bad_data_is_refused_before_a_run_is_begun(
     assert not workspace.runs_dir.exists()
 
 
+def test_a_missing_builder_is_refused_before_a_run_is_begun(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    model = {**wanted.config["model"], "type": "custom", "builder": "no.such.module:build"}
+    request = wanted.model_copy(update={"config": {**wanted.config, "model": model}})
+    with pytest.raises(ConfigError, match="PYTHONPATH"):
+        start(workspace, request)
+    assert not workspace.runs_dir.exists()
+
+
 def test_all_that_holds_data_is_closed_to_others(workspace: Workspace, wanted: SimulationRequest) -> None:
     start(workspace, wanted)
     closed = [workspace.metadata_path, workspace.ledger_path]
