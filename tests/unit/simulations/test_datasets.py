@@ -22,12 +22,10 @@ def test_cells_are_text_and_keys_are_unique_and_stable(source: str) -> None:
     pd.testing.assert_frame_equal(load_dataset(source, 20), frame.head(20))
 
 
-@pytest.mark.parametrize("name", config_names())
+@pytest.mark.parametrize("name", [name for name in config_names() if load_config(name).data.source])
 def test_a_configuration_s_own_data_fits_its_schema(name: str) -> None:
     config = load_config(name)
-    source, schema = config.data.source, config.data_schema
-    if source is None:
-        pytest.skip("brings no data")
+    source, schema = str(config.data.source), config.data_schema
     if source.startswith(IDX) and not Path(source.removeprefix(IDX)).is_dir():
         pytest.skip("its data set is not installed")
     frame = select_columns(load_dataset(source, 2000), schema, name)
