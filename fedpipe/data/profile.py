@@ -37,6 +37,8 @@ from fedpipe.errors import DataError
 
 Counts = NDArray[np.int64]
 
+SURE_DEVIATIONS = 2.0
+
 
 class PreprocessSettings(BaseModel):
     """How columns become model inputs."""
@@ -48,7 +50,9 @@ class PreprocessSettings(BaseModel):
         4.0, ge=0.1, description="Standardised numbers are clipped to this many standard deviations."
     )
     min_count: float = Field(
-        10.0, ge=0, description="A category seen fewer times in all (after noise) is merged into OTHER."
+        10.0,
+        ge=0,
+        description="A category that, noise allowed for, was surely seen fewer times is merged into OTHER.",
     )
 
 
@@ -167,8 +171,8 @@ def _fit(
         return _fit_numeric(name, column, counts[:-1], settings, noise_stddev, num_valid)
     if counts is None:
         raise ValueError("Expected counts for every categorical column.")
-    # A cell that holds only noise exceeds two deviations once in 44 times.
-    kept = np.flatnonzero(counts[:-1] >= max(settings.min_count, 2 * noise_stddev))
+    # Only what is surely rare goes: its noise hurts few records, while its loss would hurt all of them.
+    kept = np.flatnonzero(counts[:-1] >= settings.min_count - SURE_DEVIATIONS * noise_stddev)
     if column.hash_buckets:
         return HashedFeature(
             column=name, num_buckets=column.hash_buckets, buckets=tuple(int(bucket) for bucket in kept)

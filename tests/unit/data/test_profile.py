@@ -224,8 +224,10 @@ def test_rare_words_and_buckets_are_merged(make_schema: Build) -> None:
     assert transform.num_features == 1 + 2 + 3
 
 
-def test_cells_of_noise_alone_are_merged(make_schema: Build) -> None:
-    counts = [np.zeros(5, np.int64), np.array([199, 201, 0]), np.zeros(9, np.int64)]
+def test_only_what_is_surely_rare_is_merged(make_schema: Build) -> None:
+    threshold = int(SETTINGS.min_count) - 200
+    states = np.array([threshold - 1, threshold, 0])
+    counts = [np.zeros(5, np.int64), states, np.full(9, threshold - 1)]
     transform = fit_transform(counts, make_schema(), SETTINGS, noise_stddev=100, num_records=1000)
     assert transform.features[1:] == (
         VocabularyFeature(column="state", words=("new york",)),
