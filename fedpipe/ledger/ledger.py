@@ -31,6 +31,7 @@ from fedpipe.ledger.admission import (
     reserved,
 )
 from fedpipe.ledger.blocks import Block, BlockPolicy
+from fedpipe.ledger.costs import StepCost, run_costs
 from fedpipe.privacy import PrivacyPlan, Query
 
 Clock = Callable[[], datetime]
@@ -224,6 +225,11 @@ class Ledger:
         """Returns every block with its budget and what claims hold of it."""
         with self._transaction() as connection:
             return all_spending(connection)
+
+    def costs(self, run_id: str) -> dict[str, StepCost]:
+        """Returns what each step of a run has released, over all clients."""
+        with self._transaction() as connection:
+            return run_costs(connection, run_id)
 
     def num_releases(self, run_id: str) -> int:
         """Returns how many releases were committed for a run, over all clients."""

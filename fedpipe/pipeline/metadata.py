@@ -151,7 +151,8 @@ class MetadataStore:
         original: ExecutionRecord,
     ) -> None:
         """Records that `outputs` of `original`, an execution of another run, stand for a step of this one."""
-        because = f"cached from run {original.run_id}"
+        taken_over = original.state == "CACHED"
+        because = original.because if taken_over else f"cached from run {original.run_id}"
         execution = self._new_execution(run_id, step, fingerprint, because, started_at)
         execution.last_known_state = proto.Execution.CACHED
         protos.set_values(execution.properties, {"payloads": protos.mapping_text(original.payloads)})

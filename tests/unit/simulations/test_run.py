@@ -20,6 +20,7 @@ from fedpipe.errors import BudgetError, ConfigError, DataError, FederationError,
 from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, SilentProgress, Workspace
 from fedpipe.reports.summary import RunSummary
+from server.paper_trail import show_run
 from simulations.run import REQUEST, SUMMARY, SimulationRequest, resume, simulate
 
 pytestmark = pytest.mark.usefixtures("no_tensorflow")
@@ -261,6 +262,32 @@ def test_a_changed_setting_runs_and_charges_exactly_what_depends_on_it(
     charged = {"validate": 1, "preprocess": 1, "train": 3, "analyze": 1}
     expected = 2 * sum(charged.get(step, 0) for step in ran)
     assert num_releases(workspace, summary.run_id) == expected
+
+
+def test_a_run_tells_of_each_step_whether_it_ran_was_resumed_or_cached_and_what_it_spent(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    with pytest.raises(Killed), killed_at(100):
+        start(workspace, wanted)
+    first = go_on(workspace)
+    again = start(workspace, wanted, NOW + timedelta(seconds=1))
+
+    def told(run_id: str) -> list[tuple[str, str, int]]:
+        steps = show_run(workspace.root, run_id)["steps"]
+        assert all((step["epsilon_alone"] is None) == (step["releases"] == 0) for step in steps)
+        return [(step["step"], step["how"], step["releases"]) for step in steps]
+
+    assert told(first.run_id) == [
+        ("ingest", "ran", 0),
+        ("validate", "ran", 2),
+        ("preprocess", "ran", 2),
+        ("train", "resumed", 6),
+        ("analyze", "ran", 2),
+        ("register", "ran", 0),
+        ("deploy", "ran", 0),
+    ]
+    assert [how for _, how, _ in told(again.run_id)] == ["ran", *["cached"] * 6]
+    assert sum(releases for *_, releases in told(again.run_id)) == 0
 
 
 def test_a_ledger_that_is_gone_stops_everything(workspace: Workspace, wanted: SimulationRequest) -> None:
