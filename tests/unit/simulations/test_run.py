@@ -267,7 +267,7 @@ def test_a_changed_setting_runs_and_charges_exactly_what_depends_on_it(
 def test_a_run_tells_of_each_step_whether_it_ran_was_resumed_or_cached_and_what_it_spent(
     workspace: Workspace, wanted: SimulationRequest
 ) -> None:
-    with pytest.raises(Killed), killed_at(100):
+    with pytest.raises(Killed), killed_at(75):
         start(workspace, wanted)
     first = go_on(workspace)
     again = start(workspace, wanted, NOW + timedelta(seconds=1))
