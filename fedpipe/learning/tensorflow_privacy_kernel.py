@@ -52,7 +52,7 @@ def make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
         def body(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             chunk = slice(start, tf.minimum(start + CHUNK, num_examples))
             gradients = tf.vectorized_map(
-                lambda example: clipped_gradient(*example, clipping_norm),
+                lambda example: clipped_gradient(example[0], example[1], example[2], clipping_norm),
                 (features[chunk], labels[chunk], example_weights[chunk]),
             )
             return start + CHUNK, total + tf.reduce_sum(gradients, axis=0)
