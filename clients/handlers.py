@@ -122,6 +122,7 @@ def _local_task(node: Node, request: Request, terms: RunTerms, records: Encoded)
         noise=noise,
         clipping_norm=mechanism.clipping_norm if mechanism else None,
         local_step_size=float(request.values["local_step_sizes"].get(node.name, 0.0)),
+        proximal_mu=float(request.values.get("proximal_mus", {}).get(node.name, 0.0)),
     )
 
 

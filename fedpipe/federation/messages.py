@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -61,8 +61,17 @@ class Refusal:
 class Clients(Protocol):
     """The data owners, as a step sees them."""
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
-        """Returns the answers in order of client name, and the refusals, after a bounded wait."""
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
+        """Returns the answers in order of client name, and the refusals, after a bounded wait.
+
+        Args:
+          request: what to ask.
+          timeout_seconds: how long to wait at most, for clients to connect as well.
+          only: names of those to ask; by default, all. A client whose name is not known yet may be
+            asked too; what others than these answer is left out.
+        """
 
 
 def encode(identity: Any, values: Mapping[str, Any], arrays: Arrays) -> bytes:

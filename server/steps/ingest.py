@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import Reply, Request
-from fedpipe.federation.rounds import ask_cohort
+from fedpipe.federation.cohort import ask_cohort
 from fedpipe.ledger.certificate import Commitment
 from server.artifacts import Spans
 from server.steps.asking import Asker
@@ -20,12 +20,12 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
     request = Request(
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
-    replies, refusals = ask_cohort(asker.clients, request, terms.training)
-    commitments = tuple(commitment for reply in replies for commitment in _commitments(reply))
+    cohort = ask_cohort(asker.clients, request, terms.training)
+    commitments = tuple(commitment for reply in cohort.replies for commitment in _commitments(reply))
     spans = Spans(
         schema_version=terms.data_schema.version,
         commitments=commitments,
-        refusals={refusal.client: refusal.reason for refusal in refusals},
+        refusals={refusal.client: refusal.reason for refusal in cohort.refusals},
     )
     return {"spans": spans}
 
