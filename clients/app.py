@@ -68,8 +68,7 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
     except DataError:
         # What is wrong with records is for their owner's eyes.
         logger.exception("%s could not read its records", name)
-        reason = "its records do not fit the schema; its own log says why"
-        answer = Refusal(client=name, reason=reason, kind="DataError")
+        answer = Refusal(client=name, reason="its records do not fit the schema; its own log says why")
     except Exception:
         logger.exception("%s could not answer", name)
         answer = Refusal(client=name, reason="the client failed; its own log says why")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from fedpipe.errors import BudgetError, FederationError
-from fedpipe.federation.messages import Clients, Refusal, Reply, Request
+from fedpipe.federation.messages import ABSENT, Clients, Refusal, Reply, Request
 from fedpipe.learning import TrainingSettings
 
 FIRST_PAUSE_SECONDS = 0.2
@@ -61,15 +61,17 @@ class _Gathered:
         """Refusals that asking again does not change."""
         return {name: refusal for name, refusal in self.refusals.items() if not is_transient(refusal)}
 
-    def open_among(self, among: Collection[str] | None) -> list[str]:
-        """Returns those that may answer if they are asked again."""
+    def unanswered(self, among: Collection[str] | None, *, absent_only: bool = False) -> list[str]:
+        """Returns those that may answer if they are asked again; or only those that have not said a thing."""
         everyone = self.refusals if among is None else among
-        return sorted(set(everyone) - set(self.replies) - set(self.standing))
+        kinds = (ABSENT,) if absent_only else (ABSENT, "")
+        said_more = {name for name, refusal in self.refusals.items() if refusal.kind not in kinds}
+        return sorted(set(everyone) - set(self.replies) - said_more)
 
 
 def is_transient(refusal: Refusal) -> bool:
     """Whether asking again may help: a refusal by policy or budget names its error, and stands."""
-    return not refusal.kind
+    return refusal.kind in (ABSENT, "")
 
 
 def ask_cohort(
@@ -83,7 +85,7 @@ def ask_cohort(
 ) -> Cohort:
     """Returns what the cohort came to, as `settings.on_missing` says, within `round_timeout_seconds`.
 
-    While too few have answered, those that may still come are asked until that time is over.
+    While too few have answered, those that are away are waited for until that time is over.
 
     Args:
       clients: the data owners.
@@ -144,8 +146,8 @@ def _gather(
         wait = max(deadline - clock.now(), 0.0) / max(tries_left, 1)
         gathered.add(*_checked(clients.ask(request, timeout_seconds=wait, only=only), among, check))
         tries_left -= 1
-        remaining, only = deadline - clock.now(), gathered.open_among(among)
-        if remaining <= 0 or _is_settled(gathered, among, least, tries_left):
+        remaining, only = deadline - clock.now(), _whom_next(gathered, among, least, tries_left)
+        if remaining <= 0 or only is None:
             return gathered
         if tries_left == 0:
             logger.warning(
@@ -156,15 +158,19 @@ def _gather(
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _is_settled(gathered: _Gathered, among: Collection[str] | None, least: int, tries_left: int) -> bool:
-    """Whether asking again is of no use."""
-    still_open = gathered.open_among(among)
+def _whom_next(
+    gathered: _Gathered, among: Collection[str] | None, least: int, tries_left: int
+) -> list[str] | None:
+    """Returns who should be asked again, by name; None if that is of no use, or not needed."""
+    if tries_left > 0 and gathered.unanswered(among):
+        return gathered.unanswered(among)
     if len(gathered.replies) >= least:
-        return tries_left <= 0 or not still_open
-    # Too few. Where anybody may take part, others may still connect; but not after a refusal that
-    # stands, which is most often everybody's.
-    newcomers = among is None and not gathered.standing
-    return not still_open and not newcomers
+        return None
+    # Whoever fails again and again is there, and not waited for. Where anybody may take part, others
+    # may still connect; but when one fails or refuses, most often all do.
+    absent = gathered.unanswered(among, absent_only=True)
+    newcomers = among is None and len(absent) == len(gathered.refusals)
+    return absent if absent or newcomers else None
 
 
 def _checked(

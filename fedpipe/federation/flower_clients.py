@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
 from fedpipe.federation.flower_messages import message_to_reply, request_to_message
-from fedpipe.federation.messages import Refusal, Reply, Request
+from fedpipe.federation.messages import ABSENT, Refusal, Reply, Request
 
 from flwr.serverapp import Grid  # isort: skip
 
@@ -54,10 +54,7 @@ class FlowerClients:
         undelivered = sorted(set(nodes) - set(pending.values()))
         answers = [
             *self._collect(pending, deadline),
-            *(
-                Refusal(client=self._name(node), reason="the request could not be delivered")
-                for node in undelivered
-            ),
+            *(self._absent(node, "the request could not be delivered") for node in undelivered),
         ]
         replies = sorted((a for a in answers if isinstance(a, Reply)), key=lambda reply: reply.client)
         refusals = sorted((a for a in answers if isinstance(a, Refusal)), key=lambda refusal: refusal.client)
@@ -93,7 +90,10 @@ class FlowerClients:
             if not pending or time.monotonic() > deadline:
                 break
             time.sleep(self._poll_seconds)
-        yield from (Refusal(client=self._name(node), reason="no answer in time") for node in pending.values())
+        yield from (self._absent(node, "no answer in time") for node in pending.values())
+
+    def _absent(self, node: int, reason: str) -> Refusal:
+        return Refusal(client=self._name(node), reason=reason, kind=ABSENT)
 
 
 def _check_distinct(names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from fedpipe.errors import FederationError
 from fedpipe.files import ordered_json
 
 Arrays = Mapping[str, NDArray[Any]]
+ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class Reply:
 class Refusal:
     """A client that did not answer, and what it lets the coordinator know about why.
 
-    `kind` names the exception of fedpipe.errors behind it, where there is one.
+    `kind` names the exception of fedpipe.errors behind it, where there is one; it is ABSENT when the
+    client itself said nothing.
     """
 
     client: str
