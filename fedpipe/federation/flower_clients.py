@@ -46,6 +46,8 @@ class FlowerClients:
         """
         deadline = time.monotonic() + timeout_seconds
         nodes = [node for node in self._connected(deadline) if self._may_be_meant(node, only)]
+        if not nodes:
+            return [], []
         timeout_left = max(deadline - time.monotonic(), self._poll_seconds)
         messages = [request_to_message(request, node, timeout_left) for node in nodes]
         # Flower gives None for a message that it could not deliver, or no list at all.
