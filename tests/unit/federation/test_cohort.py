@@ -105,6 +105,13 @@ def test_a_refusal_that_names_its_error_stands() -> None:
     assert len(clients.requests) == 1
 
 
+def test_a_refusal_stands_while_others_are_asked_again() -> None:
+    clients = Scripted(["a", VETO, Refusal(client="c", reason="away", kind=ABSENT)], ["c"])
+    cohort = ask(clients, ["a", "b", "c"])
+    assert (names(cohort), cohort.refusals, cohort.retried) == (["a", "c"], [VETO], ("c",))
+    assert clients.asked[1:] == [["c"]]
+
+
 def test_a_client_may_refuse_when_it_is_asked_again() -> None:
     clients = Scripted(["a", AWAY], [VETO])
     assert ask(clients, max_retries=5).refusals == [VETO]
