@@ -206,7 +206,8 @@ def _too_few(
 ) -> BudgetError | FederationError:
     over_budget = [refusal for refusal in cohort.refusals if refusal.kind == "BudgetError"]
     if over_budget:
-        return BudgetError(f"{over_budget[0].reason} ({len(over_budget)} clients refused.)")
+        shortfalls = [shortfall for refusal in over_budget for shortfall in refusal.shortfalls]
+        return BudgetError(f"{over_budget[0].reason} ({len(over_budget)} clients refused.)", shortfalls)
     first = next(iter(cohort.refusals), None)
     said = f"{first.client} says: {first.reason}" if first else "None is connected: start the nodes."
     least, wanted = least_cohort(settings, among), f"min_cohort={settings.min_cohort}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.errors import FederationError
+from fedpipe.errors import FederationError, Shortfall
 from fedpipe.files import ordered_json
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -52,12 +52,13 @@ class Refusal:
     """A client that did not answer, and what it lets the coordinator know about why.
 
     `kind` names the exception of fedpipe.errors behind it, where there is one; it is ABSENT when the
-    client itself said nothing.
+    client itself said nothing. A BudgetError has `shortfalls`.
     """
 
     client: str
     reason: str
     kind: str = ""
+    shortfalls: tuple[Shortfall, ...] = ()
 
 
 class Clients(Protocol):
