@@ -99,7 +99,7 @@ def run_rounds(
         total = max(sum(sizes[reply.client] for reply in cohort.replies), least_total, 1.0)
         aggregate = sum_arrays(cohort.replies, "sum", initial.shape).astype(np.float64)
         gradient = aggregate / (settings.sampling_probability * total)
-        record = _record(request.server_round, cohort)
+        record = _record(request.server_round, cohort, gradient)
         _tell_changes(listener, state, record)
         state = _advance(state, gradient, strategy, settings, record)
         save_state(path, state, identity)
@@ -154,12 +154,13 @@ def _advance(
     )
 
 
-def _record(server_round: int, cohort: Cohort) -> RoundRecord:
+def _record(server_round: int, cohort: Cohort, gradient: Gradient) -> RoundRecord:
     return RoundRecord(
         server_round=server_round,
         answered=tuple(reply.client for reply in cohort.replies),
         missing={refusal.client: refusal.reason for refusal in cohort.refusals},
         retried=cohort.retried,
+        update_norm=float(np.linalg.norm(gradient)),
     )
 
 

@@ -30,12 +30,14 @@ class RoundRecord:
       answered: clients whose updates are in the aggregate.
       missing: clients that take part in the run and are not in this round's aggregate, with the reason.
       retried: clients that were asked more than once, whatever came of it.
+      update_norm: L2 norm of the mean gradient that the noisy sums gave: a function of releases.
     """
 
     server_round: int
     answered: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
     retried: tuple[str, ...] = ()
+    update_norm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ def _state(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Train
                 answered=tuple(record["answered"]),
                 missing=record["missing"],
                 retried=tuple(record["retried"]),
+                update_norm=record["update_norm"],
             )
             for record in head["history"]
         ),

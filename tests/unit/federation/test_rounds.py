@@ -109,6 +109,7 @@ def test_a_missing_client_leaves_sum_and_divisor(tmp_path: Path) -> None:
     assert state.weights.tolist() == [0.0, -1.0]
     assert state.history[0].answered == ("a",)
     assert state.history[0].missing == {"b": "away"}
+    assert state.history[0].update_norm == 1.0
 
 
 def test_a_total_that_may_be_noise_is_raised_to_the_least(tmp_path: Path) -> None:
