@@ -47,8 +47,10 @@ def _make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
         return make_clipped_sum(model)
     tapped = _TappedModel(model)
 
-    def clipped_sum(features: tf.Tensor, labels: tf.Tensor, clipping_norm: tf.Tensor) -> tf.Tensor:
-        inputs, deltas = tapped.backward(features, labels)
+    def clipped_sum(
+        features: tf.Tensor, labels: tf.Tensor, example_weights: tf.Tensor, clipping_norm: tf.Tensor
+    ) -> tf.Tensor:
+        inputs, deltas = tapped.backward(features, labels, example_weights)
         squared = tf.add_n(
             [
                 (tf.reduce_sum(inputs[name] ** 2, 1) + float(layer.use_bias))
@@ -85,11 +87,11 @@ class _TappedModel:
             layer.call = self._tapped_call(layer)
 
     def backward(
-        self, features: tf.Tensor, labels: tf.Tensor
+        self, features: tf.Tensor, labels: tf.Tensor, example_weights: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """Returns each layer's inputs and deltas, (n, fan_in) and (n, units), by name."""
         with tf.GradientTape(watch_accessed_variables=False) as self._tape:
-            loss = tf.reduce_sum(per_example_loss(labels, self._model(features)))
+            loss = tf.reduce_sum(example_weights * per_example_loss(labels, self._model(features)))
         deltas = self._tape.gradient(loss, self._outputs, unconnected_gradients="zero")
         self._tape = None
         return self._inputs, deltas

@@ -20,9 +20,9 @@ from fedpipe.learning.vectors import Vector
 
 NO_CLIPPING = 1e9  # far above any gradient, and finite: an infinite bound clips to NaN
 
-# (features (n, num_features), labels (n,), clipping norm ()) -> clipped sum (num_parameters,),
-# at the present values of the model's variables.
-ClippedSum = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# (features (n, num_features), labels (n,), example weights (n,), clipping norm ()) -> clipped sum
+# (num_parameters,), at the present values of the model's variables.
+ClippedSum = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class CompiledKernel:
@@ -44,9 +44,11 @@ class CompiledKernel:
                 tf.TensorSpec([sum(self._sizes)], tf.float32),
                 tf.TensorSpec([None, definition.num_features], tf.float32),
                 tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([None], tf.float32),
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None, sum(self._sizes)], tf.float32),
+                tf.TensorSpec([], tf.float32),
                 tf.TensorSpec([], tf.float32),
                 tf.TensorSpec([], tf.float32),
             ],
@@ -58,16 +60,19 @@ class CompiledKernel:
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
         # TensorFlow copies what it is given: only the records that were drawn.
         drawn, rows = np.unique(np.concatenate([*task.batches, np.zeros(0, np.int32)]), return_inverse=True)
+        every = task.example_weights
         with self._lock:
             total = self._run(
                 task.weights,
                 dense_rows(task.features, drawn),
                 task.labels[drawn],
+                np.ones(len(drawn), np.float32) if every is None else every[drawn],
                 rows.astype(np.int32),
                 offsets,
                 task.noise,
                 clipping_norm,
                 task.local_step_size,
+                task.proximal_mu,
             )
         return np.asarray(total.numpy(), dtype=np.float32)
 
@@ -76,19 +81,27 @@ class CompiledKernel:
         weights: tf.Tensor,
         features: tf.Tensor,
         labels: tf.Tensor,
+        example_weights: tf.Tensor,
         rows: tf.Tensor,
         offsets: tf.Tensor,
         noise: tf.Tensor,
         clipping_norm: tf.Tensor,
         step_size: tf.Tensor,
+        proximal_mu: tf.Tensor,
     ) -> tf.Tensor:
         def body(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             self._assign(weights - step_size * total)
             batch = rows[offsets[step] : offsets[step + 1]]
-            clipped = self._clipped_sum(tf.gather(features, batch), tf.gather(labels, batch), clipping_norm)
-            return step + 1, total + clipped + noise[step]
+            clipped = self._clipped_sum(
+                tf.gather(features, batch),
+                tf.gather(labels, batch),
+                tf.gather(example_weights, batch),
+                clipping_norm,
+            )
+            return step + 1, kept * total + clipped + noise[step]
 
         num_steps = tf.shape(offsets)[0] - 1
+        kept = 1.0 - proximal_mu * step_size  # w_k - w_0 is -step_size * total
         _, total = tf.while_loop(
             lambda step, _: step < num_steps, body, (0, tf.zeros_like(weights)), parallel_iterations=1
         )

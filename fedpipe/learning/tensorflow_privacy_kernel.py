@@ -31,10 +31,12 @@ def make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
     variables = model.trainable_variables
     query = GaussianSumQuery(l2_norm_clip=1.0, stddev=0.0)
 
-    def clipped_gradient(features: tf.Tensor, label: tf.Tensor, clipping_norm: tf.Tensor) -> tf.Tensor:
+    def clipped_gradient(
+        features: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, clipping_norm: tf.Tensor
+    ) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            loss = per_example_loss(label[tf.newaxis], model(features[tf.newaxis]))[0]
+            loss = weight * per_example_loss(label[tf.newaxis], model(features[tf.newaxis]))[0]
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], axis=0)
         # The norm, not each entry: an overflowing norm would clip to zero or to NaN.
@@ -42,14 +44,16 @@ def make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
         flat = tf.where(finite, flat, tf.zeros_like(flat))
         return query.preprocess_record(clipping_norm, flat)
 
-    def clipped_sum(features: tf.Tensor, labels: tf.Tensor, clipping_norm: tf.Tensor) -> tf.Tensor:
+    def clipped_sum(
+        features: tf.Tensor, labels: tf.Tensor, example_weights: tf.Tensor, clipping_norm: tf.Tensor
+    ) -> tf.Tensor:
         num_examples = tf.shape(labels)[0]
 
         def body(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             chunk = slice(start, tf.minimum(start + CHUNK, num_examples))
             gradients = tf.vectorized_map(
-                lambda example: clipped_gradient(example[0], example[1], clipping_norm),
-                (features[chunk], labels[chunk]),
+                lambda example: clipped_gradient(example[0], example[1], example[2], clipping_norm),
+                (features[chunk], labels[chunk], example_weights[chunk]),
             )
             return start + CHUNK, total + tf.reduce_sum(gradients, axis=0)
 

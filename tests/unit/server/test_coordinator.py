@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -47,7 +47,9 @@ class Recording:
     def __init__(self) -> None:
         self.finished: list[str] = []
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         assert request.step == "finish"
         self.finished.append(request.run_id)
         return [Reply(client="a", values={"closed": True})], []
