@@ -67,7 +67,7 @@ class TrainingSettings(_Strict):
     round_timeout_seconds: float = Field(600.0, gt=0, description="How long to wait for a round's answers.")
     kernel: Literal["book_keeping", "tensorflow_privacy"] = Field(
         "book_keeping",
-        description="Implementation of per-example clipping: fast for dense layers, or TensorFlow Privacy's.",
+        description="Implementation of per-example clipping: book-keeping, fast, or TensorFlow Privacy's.",
     )
 
 
