@@ -120,7 +120,7 @@ class TrainingSettings(_Strict):
     )
     kernel: Literal["book_keeping", "tensorflow_privacy"] = Field(
         "book_keeping",
-        description="Implementation of per-example clipping: fast for dense layers, or TensorFlow Privacy's.",
+        description="Implementation of per-example clipping: book-keeping, fast, or TensorFlow Privacy's.",
     )
 
     @property
