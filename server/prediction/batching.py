@@ -1,0 +1,195 @@
+"""Joins concurrent requests for one model version into larger calls.
+
+There is no timer: a request that finds the model idle runs at once, together with those that
+arrived in the same turn of the event loop; the others gather while the model is busy. So waiting
+grows with load only. Everything but `_run` happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.prediction.errors import Code, ServingError
+from server.prediction.servable import Arrays
+from server.prediction.signatures import Signature
+
+Run = Callable[[Signature, Sequence[NDArray[Any]], tuple[str, ...]], Arrays]
+Observe = Callable[[int, int], None]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Call:
+    signature: Signature
+    inputs: Arrays
+    outputs: tuple[str, ...]
+    num_rows: int
+    key: Hashable
+    answer: asyncio.Future[Arrays]
+    result: Arrays | BaseException | None = field(default=None)
+
+
+class Batcher:
+    """Runs calls of one model on `executor`, joined where that cannot change an answer's meaning.
+
+    Args:
+      run: the model; may block.
+      max_rows: of joined calls. A single call may be larger and then runs alone.
+      max_parallel: calls of the model under way at once.
+      observe: is told (number of joined requests, number of rows) of each call.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        executor: Executor,
+        *,
+        max_rows: int,
+        max_parallel: int,
+        observe: Observe = lambda requests, rows: None,
+    ) -> None:
+        self._run_model = run
+        self._executor = executor
+        self._max_rows = max_rows
+        self._max_parallel = max_parallel
+        self._observe = observe
+        self._waiting: deque[_Call] = deque()
+        self._num_running = 0
+        self._scheduled = False
+
+    async def submit(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        *,
+        timeout_seconds: float,
+    ) -> Arrays:
+        """Returns the outputs for these inputs.
+
+        Raises:
+          ServingError: the model refuses them, or the time is up.
+        """
+        loop = asyncio.get_running_loop()
+        num_rows, key = _batch_key(signature, inputs, outputs)
+        call = _Call(
+            signature=signature,
+            inputs=inputs,
+            outputs=outputs,
+            num_rows=num_rows,
+            key=key,
+            answer=loop.create_future(),
+        )
+        timer = loop.call_later(timeout_seconds, _expire, call)
+        self._waiting.append(call)
+        self._schedule(loop)
+        try:
+            return await call.answer
+        finally:
+            timer.cancel()
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._scheduled and self._num_running < self._max_parallel:
+            self._scheduled = True
+            loop.call_soon(self._start, loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = False
+        while self._waiting and self._num_running < self._max_parallel:
+            calls = self._next_calls()
+            if calls:
+                self._num_running += 1
+                self._observe(len(calls), sum(call.num_rows for call in calls))
+                self._executor.submit(self._run, loop, calls)
+
+    def _next_calls(self) -> list[_Call]:
+        """Returns the oldest call, and with it those waiting calls that may join it."""
+        chosen: list[_Call] = []
+        others: deque[_Call] = deque()
+        num_rows = 0
+        while self._waiting:
+            call = self._waiting.popleft()
+            if call.answer.done():
+                continue  # expired, or the client is gone
+            if not chosen or (call.key == chosen[0].key and num_rows + call.num_rows <= self._max_rows):
+                chosen.append(call)
+                num_rows += call.num_rows
+                if call.num_rows == 0 or num_rows >= self._max_rows:
+                    break
+            else:
+                others.append(call)
+        others.extend(self._waiting)
+        self._waiting = others
+        return chosen
+
+    def _run(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
+        """In a thread of the executor: answers `calls`, apart if together they fail."""
+        try:
+            if len(calls) == 1:
+                self._run_alone(calls[0])
+            else:
+                self._run_joined(calls)
+        finally:
+            loop.call_soon_threadsafe(self._finish, loop, calls)
+
+    def _run_alone(self, call: _Call) -> None:
+        try:
+            call.result = self._run_model(call.signature, call.inputs, call.outputs)
+        except Exception as error:
+            call.result = error
+
+    def _run_joined(self, calls: list[_Call]) -> None:
+        first = calls[0]
+        ends = np.cumsum([call.num_rows for call in calls]).tolist()
+        try:
+            joined = [np.concatenate(column) for column in zip(*(call.inputs for call in calls), strict=True)]
+            arrays = self._run_model(first.signature, joined, first.outputs)
+        except Exception:
+            arrays = []
+        # A model whose outputs do not follow its rows was asked a question it does not understand.
+        if not arrays or any(array.shape[:1] != (ends[-1],) for array in arrays):
+            for call in calls:
+                self._run_alone(call)
+            return
+        start = 0
+        for call, end in zip(calls, ends, strict=True):
+            call.result = [array[start:end] for array in arrays]
+            start = end
+
+    def _finish(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
+        self._num_running -= 1
+        for call in calls:
+            if call.answer.done():
+                continue
+            if isinstance(call.result, list):
+                call.answer.set_result(call.result)
+            else:
+                call.answer.set_exception(
+                    call.result or ServingError(Code.INTERNAL, "The model gave no answer.")
+                )
+        if self._waiting:
+            self._schedule(loop)
+
+
+def _batch_key(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> tuple[int, Hashable]:
+    """Returns the number of rows and what calls must have in common to be joined; a lone call has 0 rows."""
+    if not signature.batchable:
+        return 0, None
+    num_rows = len(inputs[0])
+    if any(len(array) != num_rows for array in inputs):
+        return 0, None
+    return num_rows, (signature.name, outputs, *[array.shape[1:] for array in inputs])
+
+
+def _expire(call: _Call) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(
+            ServingError(Code.DEADLINE_EXCEEDED, "The model did not answer within the time allowed.")
+        )
