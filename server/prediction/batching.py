@@ -1,8 +1,8 @@
 """Joins concurrent requests for one model version into larger calls.
 
-There is no timer: a request that finds the model idle runs at once, together with those that
-arrived in the same turn of the event loop; the others gather while the model is busy. So waiting
-grows with load only. Everything but `_run` happens on the event loop.
+A request that comes alone runs at once. Once several were seen under way together, a batch waits
+for about as many, a millisecond at most: callers that were answered together ask again together.
+Everything but `_run` happens on the event loop.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from server.prediction.errors import Code, ServingError
 from server.prediction.servable import Arrays
 from server.prediction.signatures import Signature
+
+_WAIT_SECONDS = 0.001
+_SMOOTHING = 0.25
 
 Run = Callable[[Signature, Sequence[NDArray[Any]], tuple[str, ...]], Arrays]
 Observe = Callable[[int, int], None]
@@ -62,7 +65,8 @@ class Batcher:
         self._observe = observe
         self._waiting: deque[_Call] = deque()
         self._num_running = 0
-        self._scheduled = False
+        self._concurrency = 1.0
+        self._timer: asyncio.Handle | None = None
 
     async def submit(
         self,
@@ -96,12 +100,22 @@ class Batcher:
             timer.cancel()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._scheduled and self._num_running < self._max_parallel:
-            self._scheduled = True
-            loop.call_soon(self._start, loop)
+        """Starts what waits: in the next turn if it is as much as can be hoped for, else a little later."""
+        if self._num_running >= self._max_parallel:
+            return
+        enough = len(self._waiting) >= self._concurrency / self._max_parallel
+        if self._timer is None:
+            later = _WAIT_SECONDS if not enough else 0.0
+            self._timer = loop.call_later(later, self._start, loop) if later else self._soon(loop)
+        elif enough and isinstance(self._timer, asyncio.TimerHandle):
+            self._timer.cancel()
+            self._timer = self._soon(loop)
+
+    def _soon(self, loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
+        return loop.call_soon(self._start, loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._scheduled = False
+        self._timer = None
         while self._waiting and self._num_running < self._max_parallel:
             calls = self._next_calls()
             if calls:
@@ -165,6 +179,8 @@ class Batcher:
 
     def _finish(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
         self._num_running -= 1
+        together = len(calls) + len(self._waiting)
+        self._concurrency += _SMOOTHING * (together - self._concurrency)
         for call in calls:
             if call.answer.done():
                 continue

@@ -23,7 +23,7 @@ from server.prediction.access import KeyRing
 from server.prediction.errors import Code, ServingError, invalid, shorten
 from server.prediction.reload import Reload
 from server.prediction.service import PredictionService
-from server.prediction.signatures import CLASSIFY, REGRESS, Signature, check_dense, find_signature
+from server.prediction.signatures import CLASSIFY, REGRESS, Signature, find_signature
 from server.prediction.tensors import arrays_from_protos, fill_proto
 from server.prediction.versions import LoadedVersion, Query
 
@@ -70,7 +70,6 @@ class PredictionServicer:
         """Runs a signature on tensors."""
         with self._service.answering(make_query(request.model_spec), "predict", "grpc") as loaded:
             signature = find_signature(loaded.servable.signatures, request.model_spec.signature_name)
-            check_dense(signature.inputs)
             names = _wanted(signature, request.output_filter)
             inputs = arrays_from_protos(signature, request.inputs)
             arrays = await self._service.predict(

@@ -66,7 +66,7 @@ class ServeOptions:
         if not safe and not self.insecure and not is_loopback(self.host):
             raise ConfigError(
                 f"Expected TLS and API keys to serve on {self.host}, which others can reach: "
-                "give --tls-cert, --tls-key and --api-key-file, or say --insecure if something else protects it."
+                "give --tls-cert, --tls-key and --api-key-file, or --insecure if something else protects it."
             )
         return KeyRing(self.api_key_file) if self.api_key_file else None
 

@@ -15,7 +15,7 @@ from server.prediction import examples, json_tensors
 from server.prediction.errors import Code, ServingError, invalid
 from server.prediction.grpc_service import status_proto
 from server.prediction.service import PredictionService
-from server.prediction.signatures import CLASSIFY, REGRESS, check_dense, find_signature
+from server.prediction.signatures import CLASSIFY, REGRESS, find_signature
 from server.prediction.sources import parse_version
 from server.prediction.versions import LoadedVersion, Query
 
@@ -112,7 +112,6 @@ class RestApi:
 
     async def _predict(self, loaded: LoadedVersion, body: dict[str, Any]) -> str:
         signature = find_signature(loaded.servable.signatures, json_tensors.signature_name(body))
-        check_dense(signature.inputs)
         names = tuple(signature.outputs)
         inputs = json_tensors.arrays_from_json(signature, body)
         arrays = await self._service.predict(loaded, signature, inputs, names)

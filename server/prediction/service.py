@@ -16,7 +16,7 @@ from server.prediction.access import KeyRing
 from server.prediction.errors import Code, ServingError, invalid
 from server.prediction.metrics import Metrics
 from server.prediction.servable import Arrays
-from server.prediction.signatures import Signature, check_dense, find_signature
+from server.prediction.signatures import Signature, find_signature
 from server.prediction.versions import LoadedVersion, Models, Query
 
 
@@ -99,7 +99,7 @@ class PredictionService:
         Raises:
           ServingError: the request is too large, the model refuses it, or the time is up.
         """
-        check_dense({name: signature.outputs[name] for name in outputs})
+        signature.check_dense()
         if any(array.ndim and len(array) > self.limits.max_rows for array in inputs):
             raise invalid(f"Expected at most {self.limits.max_rows} rows in a request: send several.")
         return await loaded.batcher.submit(

@@ -20,6 +20,7 @@ REGRESS = "tensorflow/serving/regress"
 # Signatures that TensorFlow adds for itself: initialisers and the like.
 _INTERNAL_PREFIX = "__saved_model"
 _STRING = int(tf.string.as_datatype_enum)
+_OPAQUE = (tf.variant.as_datatype_enum, tf.resource.as_datatype_enum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,14 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     batchable: bool
+    is_dense: bool
+
+    def check_dense(self) -> None:
+        """Raises ServingError if an input or output is sparse, ragged or opaque."""
+        if not self.is_dense:
+            raise ServingError(
+                Code.UNIMPLEMENTED, f"Expected dense tensors only, found others in signature {self.name}."
+            )
 
     def check_names(self, sent: Any) -> None:
         """Raises ServingError unless exactly this signature's inputs were sent."""
@@ -129,12 +138,17 @@ def _read_signature(name: str, signature: Any) -> Signature:
         method_name=signature.method_name,
         inputs=inputs,
         outputs=outputs,
+        is_dense=all(map(_is_dense, [*inputs.values(), *outputs.values()])),
         batchable=bool(inputs) and all(map(_varies_in_rows, [*inputs.values(), *outputs.values()])),
     )
 
 
+def _is_dense(spec: TensorSpec) -> bool:
+    return bool(spec.tensor) and spec.data_type not in _OPAQUE
+
+
 def _varies_in_rows(spec: TensorSpec) -> bool:
-    return bool(spec.tensor) and bool(spec.shape) and spec.shape is not None and spec.shape[0] is None
+    return _is_dense(spec) and spec.shape is not None and len(spec.shape) > 0 and spec.shape[0] is None
 
 
 def _read_spec(name: str, info: Any) -> TensorSpec:
@@ -149,15 +163,3 @@ def _read_spec(name: str, info: Any) -> TensorSpec:
         data_type=info.dtype,
         shape=shape,
     )
-
-
-def check_dense(specs: Mapping[str, TensorSpec]) -> None:
-    """Raises ServingError if one of them is sparse, ragged or opaque."""
-    for spec in specs.values():
-        if not spec.tensor or spec.data_type in (
-            tf.variant.as_datatype_enum,
-            tf.resource.as_datatype_enum,
-        ):
-            raise ServingError(
-                Code.UNIMPLEMENTED, f'Expected dense tensors, found "{spec.name}" of another kind.'
-            )
