@@ -2,12 +2,14 @@
 
 A request that comes alone runs at once. Once several were seen under way together, a batch waits
 for about as many, a millisecond at most: callers that were answered together ask again together.
-Everything but `_run` happens on the event loop.
+Everything but `_run_elsewhere` happens on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
@@ -23,6 +25,8 @@ from server.prediction.signatures import Signature
 
 _WAIT_SECONDS = 0.001
 _SMOOTHING = 0.25
+_FORGETTING = 0.02
+_INLINE_SECONDS = 0.0007
 
 Run = Callable[[Signature, Sequence[NDArray[Any]], tuple[str, ...]], Arrays]
 Observe = Callable[[int, int], None]
@@ -37,6 +41,20 @@ class _Call:
     key: Hashable
     answer: asyncio.Future[Arrays]
     result: Arrays | BaseException | None = field(default=None)
+
+
+class _Duration:
+    """How long calls take: rises with the slowest at once, falls slowly, and starts unknown."""
+
+    def __init__(self) -> None:
+        self._seconds = math.inf
+
+    def observe(self, seconds: float) -> None:
+        known = self._seconds if math.isfinite(self._seconds) else seconds
+        self._seconds = max(seconds, known + _FORGETTING * (seconds - known))
+
+    def expected(self) -> float:
+        return self._seconds
 
 
 class Batcher:
@@ -66,6 +84,7 @@ class Batcher:
         self._waiting: deque[_Call] = deque()
         self._num_running = 0
         self._concurrency = 1.0
+        self._seconds = _Duration()
         self._timer: asyncio.Handle | None = None
 
     async def submit(
@@ -121,7 +140,15 @@ class Batcher:
             if calls:
                 self._num_running += 1
                 self._observe(len(calls), sum(call.num_rows for call in calls))
-                self._executor.submit(self._run, loop, calls)
+                self._launch(loop, calls)
+
+    def _launch(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
+        # A change of threads costs what a small model's whole answer does: such a one runs here and now.
+        if self._seconds.expected() < _INLINE_SECONDS:
+            self._run(calls)
+            self._finish(loop, calls)
+        else:
+            self._executor.submit(self._run_elsewhere, loop, calls)
 
     def _next_calls(self) -> list[_Call]:
         """Returns the oldest call, and with it those waiting calls that may join it."""
@@ -143,15 +170,21 @@ class Batcher:
         self._waiting = others
         return chosen
 
-    def _run(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
-        """In a thread of the executor: answers `calls`, apart if together they fail."""
+    def _run_elsewhere(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
+        """In a thread of the executor."""
         try:
-            if len(calls) == 1:
-                self._run_alone(calls[0])
-            else:
-                self._run_joined(calls)
+            self._run(calls)
         finally:
             loop.call_soon_threadsafe(self._finish, loop, calls)
+
+    def _run(self, calls: list[_Call]) -> None:
+        """Fills in the results of `calls`; apart, if together they fail."""
+        start = time.perf_counter()
+        if len(calls) == 1:
+            self._run_alone(calls[0])
+        else:
+            self._run_joined(calls)
+        self._seconds.observe(time.perf_counter() - start)
 
     def _run_alone(self, call: _Call) -> None:
         try:
