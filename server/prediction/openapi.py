@@ -15,11 +15,14 @@ Json = dict[str, Any]
 
 _NUMBER: Json = {"type": "number"}
 _VALUE: Json = {"description": 'A value, or nested lists of values. Bytes are {"b64": BASE64}.'}
+_BASE64_PATTERN = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _BASE64: Json = {
     "type": "object",
-    "properties": {"b64": {"type": "string", "format": "byte"}},
+    "properties": {"b64": {"type": "string", "pattern": _BASE64_PATTERN}},
     "required": ["b64"],
+    "additionalProperties": False,
 }
+_TEXT: Json = {"anyOf": [{"type": "string"}, _BASE64]}
 _ERRORS = {
     "400": "The request is malformed or does not fit the model.",
     "404": "There is no such model, version or path.",
@@ -114,8 +117,11 @@ def _model_paths(name: str, signatures: dict[str, Signature], with_keys: bool) -
     for verb, method in (("classify", CLASSIFY), ("regress", REGRESS)):
         if methods.count(method) == 1 and signatures:
             answer = {"$ref": f"#/components/schemas/{verb.capitalize()}Answer"}
-            request = {"$ref": f"#/components/schemas/{verb.capitalize()}Request"}
-            paths[f"{path}:{verb}"] = {"post": _post(f"{verb} with {name}.", request, answer, [], with_keys)}
+            # Names that are in both are refused, which a schema cannot say: here, no context at all.
+            reference = {"$ref": f"#/components/schemas/{verb.capitalize()}Request"}
+            request: Json = {"allOf": [reference, {"not": {"required": ["context"]}}]}
+            summary = f"{verb.capitalize()} with {name}."
+            paths[f"{path}:{verb}"] = {"post": _post(summary, request, answer, [], with_keys)}
     return paths
 
 
@@ -149,7 +155,7 @@ def _cell_schema(spec: TensorSpec, axis: int) -> Json:
         exact: Json = {} if size is None else {"minItems": size, "maxItems": size}
         return {"type": "array", "items": _cell_schema(spec, axis + 1), **exact}
     if spec.is_string:
-        return {"anyOf": [{"type": "string"}, {**_BASE64, "additionalProperties": False}]}
+        return _TEXT
     if spec.dtype.kind == "b":
         return {"type": "boolean"}
     return {"type": "integer"} if spec.dtype.kind in "iu" else _NUMBER
@@ -207,11 +213,8 @@ def _parameter(name: str, schema: Json) -> Json:
 
 
 def _schemas() -> Json:
-    scalar: Json = {"anyOf": [_NUMBER, {"type": "string"}, _BASE64]}
-    features: Json = {
-        "type": "object",
-        "additionalProperties": {"anyOf": [scalar, {"type": "array", "items": scalar}]},
-    }
+    lists: list[Json] = [{"type": "array", "items": kind} for kind in (_NUMBER, _TEXT)]
+    features: Json = {"type": "object", "additionalProperties": {"anyOf": [_NUMBER, _TEXT, *lists]}}
     example_request: Json = {
         "type": "object",
         "properties": {

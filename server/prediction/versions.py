@@ -146,7 +146,9 @@ class Models:
         return bool(self.by_name) and all(model.loaded for model in self.by_name.values())
 
     def _labelled(self, model: ServedModel | None, query: Query) -> int:
-        labels: Mapping[str, Any] = model.source.labels if model else {}
+        if model is None:
+            raise unknown_model(query.name)
+        labels: Mapping[str, Any] = model.source.labels
         label = query.label or ""
         if label not in labels:
             raise invalid(f"Unrecognized servable version label: {shorten(label)}")
