@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fedpipe.config import Config
+from fedpipe.data.balance import Balance
 from fedpipe.data.transform import Transform
 from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
 from server import artifacts
@@ -65,7 +66,11 @@ def _data_steps(around: Surroundings) -> list[Step]:
             name="validate",
             function=partial(validate, asker=asker, settings=validation),
             inputs=("spans",),
-            outputs={"statistics": artifacts.Statistics, "anomalies": artifacts.Anomalies},
+            outputs={
+                "statistics": artifacts.Statistics,
+                "anomalies": artifacts.Anomalies,
+                "balance": Balance,
+            },
             settings=around.identity | {"validation": validation.model_dump(mode="json")},
         ),
         Step(
@@ -90,7 +95,7 @@ def _model_steps(around: Surroundings) -> list[Step]:
                 on_round=partial(around.progress.step_progress, "train"),
                 on_note=around.progress.note,
             ),
-            inputs=("spans", "statistics", "transform"),
+            inputs=("spans", "statistics", "transform", "balance"),
             outputs={"model": artifacts.Model},
             settings=around.identity | {"seed": seed},
         ),

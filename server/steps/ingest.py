@@ -21,7 +21,9 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
     replies, refusals = ask_cohort(asker.clients, request, terms.training)
-    commitments = tuple(commitment for reply in replies for commitment in _commitments(reply))
+    commitments = tuple(
+        commitment for reply in replies for commitment in _commitments(reply, terms.spans)
+    )
     spans = Spans(
         schema_version=terms.data_schema.version,
         commitments=commitments,
@@ -30,9 +32,9 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
     return {"spans": spans}
 
 
-def _commitments(reply: Reply) -> list[Commitment]:
+def _commitments(reply: Reply, wanted: tuple[str, ...]) -> list[Commitment]:
     try:
-        return [
+        commitments = [
             Commitment(client=reply.client, span=span["name"], hmac_sha256=span["commitment"])
             for span in reply.values["spans"]
         ]
@@ -40,3 +42,9 @@ def _commitments(reply: Reply) -> list[Commitment]:
         raise FederationError(
             f"Expected commitments from {reply.client}, found something else: is its fedpipe the same?"
         ) from error
+    if tuple(commitment.span for commitment in commitments) != wanted:
+        raise FederationError(
+            f"Expected a commitment from {reply.client} for each span of the run, found others: "
+            "is its fedpipe the same?"
+        )
+    return commitments

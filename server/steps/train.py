@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedpipe.data import Transform
+from fedpipe.data.balance import Balance
 from fedpipe.federation.rounds import TrainingState, run_rounds
 from fedpipe.files import write_atomically
 from fedpipe.learning import ModelDefinition, TrainingSettings
@@ -29,6 +31,7 @@ def train(
     spans: Spans,
     statistics: Statistics,
     transform: Transform,
+    balance: Balance,
     *,
     directory: Path,
     asker: Asker,
@@ -42,11 +45,11 @@ def train(
     terms = asker.terms
     definition = ModelDefinition.make(terms.model, transform, terms.data_schema.num_classes)
     initial = initial_weights(definition, seed)
-    ratio = noise_to_signal(terms.plan, statistics.train_sizes(), initial.size)
+    ratio = noise_to_signal(terms.plan, statistics.train_sizes(balance), initial.size)
     advice = noise_advice(ratio, terms.plan, initial.size)
     if advice:
         on_note(advice)
-    state = _run(asker, statistics, transform, initial, directory, on_round)
+    state = _run(asker, statistics, transform, balance, initial, directory, on_round)
     write_atomically(directory / WEIGHTS, lambda stream: np.save(stream, state.result))
     model = Model(
         definition=definition,
@@ -64,11 +67,13 @@ def _run(
     asker: Asker,
     statistics: Statistics,
     transform: Transform,
+    balance: Balance,
     initial: Vector,
     directory: Path,
     on_round: Callable[[int, int], None],
 ) -> TrainingState:
-    terms, sizes = asker.terms, statistics.train_sizes()
+    terms, sizes = asker.terms, statistics.train_sizes(balance)
+    size_noise = statistics.size_noise_stddev(terms.data_schema.num_classes, balance)
     learning_rate = choose_learning_rate(terms.training, terms.plan, sizes)
     return run_rounds(
         asker.clients,
@@ -77,10 +82,11 @@ def _run(
         initial=initial,
         values={
             "transform": transform.model_dump(mode="json"),
-            "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
+            "local_step_sizes": _local_step_sizes(terms.training, sizes, size_noise, learning_rate),
+            **_balance_values(balance),
         },
         sizes=sizes,
-        least_total=SURE_DEVIATIONS * statistics.total_noise_stddev(terms.data_schema.num_classes),
+        least_total=SURE_DEVIATIONS * size_noise * math.sqrt(len(sizes)),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
         on_round=lambda done: on_round(done, terms.training.num_rounds),
@@ -107,16 +113,19 @@ def choose_learning_rate(training: TrainingSettings, plan: PrivacyPlan, sizes: d
     return min(MAX_LEARNING_RATE, drift_free) * (1 - training.momentum)
 
 
+def _balance_values(balance: Balance) -> dict[str, Any]:
+    return {} if balance.answer == "none" else {"balance": balance.model_dump(mode="json")}
+
+
 def _local_step_sizes(
-    asker: Asker, statistics: Statistics, sizes: dict[str, float], learning_rate: float
+    training: TrainingSettings, sizes: dict[str, float], size_noise: float, learning_rate: float
 ) -> dict[str, float]:
     """Returns what each client's local steps are divided by; nothing to say for a single step."""
-    training = asker.terms.training
     if training.local_steps == 1:
         return {}
-    least = SURE_DEVIATIONS * statistics.label_noise_stddev * asker.terms.data_schema.num_classes**0.5
+    least = max(SURE_DEVIATIONS * size_noise, 1.0)
     return {
-        client: learning_rate / (training.sampling_probability * max(size, least, 1.0))
+        client: learning_rate / (training.sampling_probability * max(size, least))
         for client, size in sizes.items()
     }
 
