@@ -41,7 +41,7 @@ class Division(BaseModel):
 
     @classmethod
     def of(cls, terms: RunTerms) -> Division:
-        """Returns how `terms` divide records; with neither key nor time all are one block, whatever changes."""
+        """Returns how `terms` divide records; without key and time all are one block for ever."""
         schema = terms.data_schema
         time = _time_division(schema)
         if schema.key is None:

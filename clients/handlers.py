@@ -49,9 +49,7 @@ def ingest(node: Node, request: Request) -> Reply:
             blocks=node.blocks(terms),
             policy=node.policy.block_policy(terms.plan),
         )
-    spans = [
-        {"name": span, "commitment": commitment(shard, node.key, span=span)} for span in terms.spans
-    ]
+    spans = [{"name": span, "commitment": commitment(shard, node.key, span=span)} for span in terms.spans]
     return Reply(client=node.name, values={"schema_version": terms.data_schema.version, "spans": spans})
 
 
@@ -147,7 +145,9 @@ def _record_weights(
     try:
         balance = Balance.model_validate(request.values["balance"])
     except ValidationError as error:
-        raise FederationError("Expected weights in [0, 1] by span and class, found something else.") from error
+        raise FederationError(
+            "Expected weights in [0, 1] by span and class, found something else."
+        ) from error
     if (balance.spans, balance.num_classes) != (terms.spans, terms.data_schema.num_classes):
         raise FederationError("Expected weights for the run's spans and classes, found others.")
     weights = balance.of_records(records.spans, records.labels)

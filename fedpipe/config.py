@@ -75,8 +75,8 @@ class ValidateSettings(_Strict):
         0.1,
         gt=0,
         le=1,
-        description="A class's share may change by so much from a span to the next; more, beyond noise, is an "
-        "alert.",
+        description="A class's share may change by so much from one span to the next; this much or more, "
+        "beyond noise, is an alert.",
     )
     max_client_shift: float = Field(
         0.3,
@@ -91,8 +91,8 @@ class ValidateSettings(_Strict):
     )
     shift_target: Literal["newest", "previous", "even"] = Field(
         "newest",
-        description="The balance of classes that reweight and resample aim at: that of the newest span, of the "
-        "one before it, or an even one.",
+        description="The balance of classes that reweight and resample aim at: that of the newest span, of "
+        "the one before it, or an even one.",
     )
 
 
@@ -100,7 +100,10 @@ class SpanSettings(_Strict):
     """Which spans a run uses, where schema.time is set. Records of others are left alone."""
 
     last: int | None = Field(
-        None, ge=1, le=MAX_SPANS, description="Only so many spans, the newest ones; none: all that the data has."
+        None,
+        ge=1,
+        le=MAX_SPANS,
+        description="Only so many spans, the newest ones; none: all that the data has.",
     )
     until: str | None = Field(
         None, description="The newest span, such as 2026-Q1; none: the newest that the data has."
@@ -109,8 +112,8 @@ class SpanSettings(_Strict):
         None,
         min_length=1,
         max_length=MAX_SPANS,
-        description="Exactly these spans, instead of last and until. A simulation finds them in its data; the "
-        "coordinator of a real federation takes them from the clock.",
+        description="Exactly these spans, instead of last and until. A simulation finds them in its data; "
+        "the coordinator of a real federation takes them from the clock.",
     )
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ class Statistics(_Artifact):
         return [sum(column) for column in zip(*counts, strict=True)]
 
     def train_sizes(self, balance: Balance | None = None) -> dict[str, float]:
-        """Returns each client's noisy number of labelled training records, each as heavy as `balance` says."""
+        """Returns each client's noisy number of labelled training records, weighed by `balance`."""
         return {
             client: float(np.sum(np.array(tables)[:, 0, :-1] * _weights(balance)))
             for client, tables in self.label_counts.items()

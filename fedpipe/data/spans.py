@@ -87,7 +87,7 @@ def nominal_window(span: str) -> tuple[dt.date, dt.date]:
     first = _first_day(span)
     if first is None:
         raise ConfigError(
-            f"Expected the name of a span, such as 2026-10-05, 2026-W03, 2026-10, 2026-Q1 or 2026, found {span!r}."
+            f"Expected a span, such as 2026-10-05, 2026-W03, 2026-10, 2026-Q1 or 2026, found {span!r}."
         )
     window = _window_of(span)
     last = first

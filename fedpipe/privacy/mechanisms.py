@@ -115,8 +115,9 @@ class DpSgd(BaseModel):
         `sampling_probability` still covers it: drawing at q a is drawing at q, and then dropping the
         record with probability 1 - a, which is to send zero, a contribution within the clipping norm.
         Given which records would be dropped, the step is a planned one; and a mixture over such coins,
-        tossed alike on both of two neighbouring data sets, diverges no more than its worst part
-        (hockey-stick divergences are jointly convex: Balle, Barthe, Gaboardi 2018, arXiv:1807.01647).
+        tossed alike on both of two neighbouring data sets, diverges no more than its worst part:
+        hockey-stick divergences are jointly convex (Balle, Barthe, Gaboardi 2018, arXiv:1807.01647),
+        Renyi divergences quasi-convex (van Erven, Harremoes 2014, arXiv:1206.2459, Theorem 13).
 
         Args:
           num_records: the number of records to draw from.
@@ -153,7 +154,7 @@ def poisson_batches(
     chances = np.ones(num_records, np.float32) if acceptance is None else acceptance
     if chances.shape != (num_records,) or not ((chances >= 0) & (chances <= 1)).all():
         raise PrivacyError(
-            "Expected an acceptance in [0, 1] for each record, found others: more would be drawn than is paid for."
+            "Expected an acceptance in [0, 1] for each record, found others: the cost is for no more."
         )
     levels = np.unique(chances).tolist()
     batches = []

@@ -21,9 +21,7 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
     replies, refusals = ask_cohort(asker.clients, request, terms.training)
-    commitments = tuple(
-        commitment for reply in replies for commitment in _commitments(reply, terms.spans)
-    )
+    commitments = tuple(commitment for reply in replies for commitment in _commitments(reply, terms.spans))
     spans = Spans(
         schema_version=terms.data_schema.version,
         commitments=commitments,
