@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedpipe.data import Transform
+from fedpipe.data.balance import Balance
 from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.rounds import CHECKPOINT
 from fedpipe.learning import TrainingSettings
@@ -64,7 +65,8 @@ def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def statistics(**sizes: int) -> Statistics:
     return Statistics(
-        label_counts={name: [[size, 0, 0], [0, 0, 0]] for name, size in sizes.items()},
+        spans=("undated",),
+        label_counts={name: [[[size, 0, 0], [0, 0, 0]]] for name, size in sizes.items()},
         column_health={},
         label_noise_stddev=0.0,
         column_noise_stddev=0.0,
@@ -76,7 +78,9 @@ def spans(*clients: str) -> Spans:
     return Spans(schema_version="1", commitments=commitments, refusals={})
 
 
-def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, Updating]:
+def run(
+    make_asker: MakeAsker, tmp_path: Path, balance: Balance | None = None, **training: Any
+) -> tuple[Model, Updating]:
     asker = make_asker({}, training=TrainingSettings.model_validate(TRAINING | training))
     clients = Updating()
     asker = Asker(clients=clients, run_id=asker.run_id, terms=asker.terms)
@@ -84,6 +88,7 @@ def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, 
         spans("a", "b"),
         statistics(a=6, b=2),
         TRANSFORM,
+        balance or Balance.even(("undated",), 2),
         directory=tmp_path,
         asker=asker,
         seed=0,
@@ -152,3 +157,16 @@ def test_without_noise_an_automatic_learning_rate_is_the_largest(make_asker: Mak
     bare = PrivacyPlan.model_validate(plan.model_dump() | {"private": False, "queries": {}})
     training = TrainingSettings.model_validate({"learning_rate": "auto"})
     assert choose_learning_rate(training, bare, {"a": 50.0}) == MAX_LEARNING_RATE
+
+
+def test_without_an_alert_clients_are_told_of_no_weights(make_asker: MakeAsker, tmp_path: Path) -> None:
+    _, clients = run(make_asker, tmp_path)
+    assert all("balance" not in request.values for request in clients.requests)
+
+
+def test_sizes_count_records_as_heavily_as_training_does(make_asker: MakeAsker, tmp_path: Path) -> None:
+    balance = Balance(answer="reweight", spans=("undated",), weights=((0.5, 1.0),))
+    model, clients = run(make_asker, tmp_path, balance)
+    # As in the first test, with half the sizes: 2 + 2/3 becomes 4 + 4/3.
+    assert np.load(tmp_path / model.weights_file).tolist() == pytest.approx([-(4 + 4 / 3), 0.0])
+    assert all(request.values["balance"] == balance.model_dump(mode="json") for request in clients.requests)

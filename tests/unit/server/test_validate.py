@@ -44,7 +44,7 @@ def test_counts_are_kept_by_client_and_health_is_summed(
 ) -> None:
     answers = [counts("a", [60, 40, 1]), counts("b", [20, 30, -2], age=[40, 5, 3, 0])]
     statistics, anomalies = run(make_asker({"validate": answers}), tmp_path)
-    assert statistics.label_counts["b"] == [[20, 30, -2], [1, 1, 0]]
+    assert statistics.label_counts["b"] == [[[20, 30, -2], [1, 1, 0]]]
     assert statistics.column_health == {"age": [141, 5, 3, 0], "town": [149, 0, 0, 0]}
     assert statistics.class_counts("train") == [80, 70, -1]
     assert statistics.class_counts("eval") == [2, 2, 0]
