@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +138,10 @@ def _judged(outcome: Outcome) -> str:
 def _counts(outcome: Outcome) -> DataCounts:
     statistics = outcome.statistics
     return DataCounts(
-        label_counts=statistics.label_counts,
+        label_counts=statistics.split_counts(),
         column_health=statistics.column_health,
-        label_noise_stddev=statistics.label_noise_stddev,
+        # A sum over the spans of the run.
+        label_noise_stddev=statistics.label_noise_stddev * math.sqrt(len(statistics.spans)),
         column_noise_stddev=statistics.column_noise_stddev,
         findings=tuple(
             Finding(column=anomaly.column, problem=anomaly.problem, severity=anomaly.severity)
