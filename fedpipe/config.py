@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedpipe.config_errors import explain
-from fedpipe.data import PreprocessSettings, Schema
+from fedpipe.data import CategoricalColumn, PreprocessSettings, Schema
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.learning import ModelSettings, TrainingSettings
 from fedpipe.privacy import Shares
@@ -74,6 +74,12 @@ class AnalyzeSettings(_Strict):
     """How a model is evaluated."""
 
     num_bins: int = Field(20, ge=4, le=512, description="Score bins of the private evaluation.")
+    slices: tuple[str, ...] = Field(
+        (),
+        description="Categorical columns by whose values quality is shown. Each is one more noisy histogram, "
+        "paid for by privacy.shares.slices; quality by client costs nothing more.",
+    )
+    slice_bins: int = Field(8, ge=4, le=64, description="Score bins of each slice.")
 
 
 class PrivacySettings(_Strict):
@@ -115,6 +121,21 @@ class Config(_Strict):
     training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
     analyze: AnalyzeSettings = Field(default_factory=lambda: AnalyzeSettings.model_validate({}))
     privacy: PrivacySettings = Field(default_factory=lambda: PrivacySettings.model_validate({}))
+
+    @model_validator(mode="after")
+    def _check_slices(self) -> Config:
+        columns = self.data_schema.columns
+        categories = [name for name, column in columns.items() if isinstance(column, CategoricalColumn)]
+        slices = self.analyze.slices
+        for name in slices:
+            if name not in categories:
+                raise ValueError(
+                    f"expected categorical columns in analyze.slices, found {name!r}. "
+                    f"{nearest(name, categories)}"
+                )
+        if len(set(slices)) < len(slices):
+            raise ValueError("expected different columns in analyze.slices, found one twice")
+        return self
 
 
 def config_names() -> list[str]:

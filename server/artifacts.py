@@ -11,6 +11,7 @@ from fedpipe.data import Schema, Transform
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.evaluation import Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
+from fedpipe.learning.slices import SliceGroup
 from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, PrivacyStatement
 
 
@@ -91,13 +92,17 @@ class Model(_Artifact):
 
 
 class Evaluation(_Artifact):
-    """Private estimates on held-out records. `better_than_chance` is what may be claimed, no more."""
+    """Private estimates on held-out records. `better_than_chance` is what may be claimed, no more.
+
+    `slices` has a group for the clients and one for each of `analyze.slices`.
+    """
 
     metrics: Metrics
     better_than_chance: bool
     reliability: tuple[ReliabilityPoint, ...]
     roc: tuple[RocPoint, ...]
     noise_stddev: float
+    slices: tuple[SliceGroup, ...] = ()
 
 
 class ModelVersion(_Artifact):
