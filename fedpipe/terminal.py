@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
@@ -17,7 +17,9 @@ from rich.progress import (
     Progress as Bars,
 )
 from rich.table import Table
+from rich.text import Text
 
+from fedpipe.doctor import Check
 from fedpipe.reports.summary import RunSummary
 from fedpipe.reports.wording import round_up
 
@@ -122,3 +124,17 @@ def _metrics_table(summary: RunSummary) -> Table:
 
 def _figure(figures: dict[str, float], name: str) -> str:
     return f"{figures[name]:.3f}" if name in figures else "-"
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Shows what `fedpipe doctor` found: a line for each check, and below it the command that mends it."""
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(len(check.name) for check in checks)
+    styles = {"ok": "green", "missing": "bold red", "not needed": "dim"}
+    for check in checks:
+        line = Text(f"{check.state:<10}", style=styles[check.state])
+        console.print(line.append(f"  {check.name:<{width}}  {check.found}", style="default"))
+        if check.remedy:
+            console.print(Text(f"{'':<10}  -> {check.remedy}"))
+    missing = sum(check.state == "missing" for check in checks)
+    console.print("Ready for: fedpipe simulate" if not missing else f"{missing} missing: see above.")

@@ -76,6 +76,22 @@ class Anomalies(_Artifact):
     found: tuple[Anomaly, ...]
 
 
+class RoundFigures(_Artifact):
+    """What is known of a round of training: functions of releases and of the plan.
+
+    Attributes:
+      server_round: from 1.
+      num_answered: clients whose sums were added.
+      update_norm: L2 norm of the mean gradient, its noise included.
+      noise_norm: what that norm is expected to be of noise alone; 0 without noise.
+    """
+
+    server_round: int
+    num_answered: int
+    update_norm: float
+    noise_norm: float
+
+
 class Model(_Artifact):
     """Trained weights (in `weights_file` beside this artifact) and how they came about.
 
@@ -87,6 +103,7 @@ class Model(_Artifact):
     num_rounds: int
     dropouts: tuple[Dropout, ...]
     private: bool
+    rounds: tuple[RoundFigures, ...] = ()
     noise_to_signal: float | None = None
     noise_advice: str | None = None
 

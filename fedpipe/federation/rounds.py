@@ -22,11 +22,15 @@ CHECKPOINT = "checkpoint.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """What a round really had: who answered, who did not. Names are for the operator's eyes."""
+    """What a round really had: who answered, who did not. Names are for the operator's eyes.
+
+    `update_norm` is the L2 norm of the mean gradient that the noisy sums gave: a function of releases.
+    """
 
     server_round: int
     answered: tuple[str, ...]
     missing: tuple[str, ...]
+    update_norm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,7 @@ def run_rounds(
         total = max(sum(sizes[reply.client] for reply in replies), least_total, 1.0)
         aggregate = sum_arrays(replies, "sum", state.weights.shape).astype(np.float64)
         gradient = aggregate / (settings.sampling_probability * total)
-        state = _advance(state, gradient, settings, _record(server_round, replies, missing))
+        state = _advance(state, gradient, settings, _record(server_round, replies, missing, gradient))
         _save(path, state, identity)
         on_round(server_round)
     return state
@@ -166,16 +170,19 @@ def _advance(
     )
 
 
-def _record(server_round: int, replies: Sequence[Reply], refusals: Sequence[Refusal]) -> RoundRecord:
+def _record(
+    server_round: int, replies: Sequence[Reply], refusals: Sequence[Refusal], gradient: NDArray[np.float64]
+) -> RoundRecord:
     return RoundRecord(
         server_round=server_round,
         answered=tuple(reply.client for reply in replies),
         missing=tuple(refusal.client for refusal in refusals),
+        update_norm=float(np.linalg.norm(gradient)),
     )
 
 
 def _save(path: Path, state: TrainingState, identity: str) -> None:
-    history = [[record.server_round, record.answered, record.missing] for record in state.history]
+    history = [[each.server_round, each.answered, each.missing, each.update_norm] for each in state.history]
     head = canonical_json(
         {
             "identity": identity,
@@ -214,8 +221,8 @@ def _load(path: Path, identity: str) -> TrainingState | None:
 
 def _state(head: Mapping[str, Any], arrays: Mapping[str, Any]) -> TrainingState:
     history = tuple(
-        RoundRecord(server_round=number, answered=tuple(answered), missing=tuple(missing))
-        for number, answered, missing in head["history"]
+        RoundRecord(server_round=number, answered=tuple(answered), missing=tuple(missing), update_norm=norm)
+        for number, answered, missing, norm in head["history"]
     )
     return TrainingState(
         weights=arrays["weights"],

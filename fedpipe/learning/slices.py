@@ -21,6 +21,7 @@ from fedpipe.learning.score_histograms import BINARY, FloatArray, ScoreBins
 
 MIN_RECORDS = 50.0
 MAX_LENGTH = 0.25
+MAX_AUC_LENGTH = 0.5
 _DEVIATIONS = 1.96
 
 
@@ -36,7 +37,7 @@ class Slice(_Frozen):
       count: records.
       observed: share of positives; with several classes, of right answers.
       predicted: what the model predicts it to be, on average; None where scores were not counted.
-      auc: None with several classes.
+      auc: None with several classes, and where its interval would be longer than MAX_AUC_LENGTH.
     """
 
     name: str
@@ -188,7 +189,7 @@ def _auc(
     noise_stddev: float,
     num_clients: int,
     generator: np.random.Generator,
-) -> Estimate:
+) -> Estimate | None:
     metrics = estimate_metrics(
         {BINARY: table},
         bins,
@@ -197,7 +198,7 @@ def _auc(
         generator=generator,
         num_replicates=200,
     )
-    return metrics.auc
+    return metrics.auc if metrics.auc.upper - metrics.auc.lower <= MAX_AUC_LENGTH else None
 
 
 def _group(column: str, slices: Sequence[Slice], too_few: Sequence[str]) -> SliceGroup:

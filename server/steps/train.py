@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from fedpipe.learning import ModelDefinition, TrainingSettings
 from fedpipe.learning.vectors import Vector
 from fedpipe.ledger.certificate import Dropout
 from fedpipe.privacy import DpSgd, PrivacyPlan
-from server.artifacts import Model, Spans, Statistics
+from server.artifacts import Model, RoundFigures, Spans, Statistics
 from server.steps.asking import Asker
-from server.steps.noise import noise_advice, noise_to_signal
+from server.steps.noise import noise_advice, noise_to_signal, round_noise
 
 WEIGHTS = "weights.npy"
 SURE_DEVIATIONS = 2.0
@@ -54,6 +54,7 @@ def train(
         num_rounds=terms.training.num_rounds,
         dropouts=_dropouts(state, spans),
         private=terms.plan.private,
+        rounds=tuple(_round_figures(state, asker, statistics, initial.size)),
         noise_to_signal=ratio,
         noise_advice=advice,
     )
@@ -80,7 +81,7 @@ def _run(
             "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
         },
         sizes=sizes,
-        least_total=SURE_DEVIATIONS * statistics.total_noise_stddev(terms.data_schema.num_classes),
+        least_total=_least_total(asker, statistics),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
         on_round=lambda done: on_round(done, terms.training.num_rounds),
@@ -119,6 +120,24 @@ def _local_step_sizes(
         client: learning_rate / (training.sampling_probability * max(size, least, 1.0))
         for client, size in sizes.items()
     }
+
+
+def _least_total(asker: Asker, statistics: Statistics) -> float:
+    return SURE_DEVIATIONS * statistics.total_noise_stddev(asker.terms.data_schema.num_classes)
+
+
+def _round_figures(
+    state: TrainingState, asker: Asker, statistics: Statistics, num_parameters: int
+) -> Iterator[RoundFigures]:
+    sizes, least = statistics.train_sizes(), _least_total(asker, statistics)
+    for record in state.history:
+        total = max(sum(sizes[client] for client in record.answered), least, 1.0)
+        yield RoundFigures(
+            server_round=record.server_round,
+            num_answered=len(record.answered),
+            update_norm=record.update_norm,
+            noise_norm=round_noise(asker.terms.plan, total, len(record.answered), num_parameters),
+        )
 
 
 def _dropouts(state: TrainingState, spans: Spans) -> tuple[Dropout, ...]:
