@@ -95,6 +95,8 @@ def doctor(
     """Say what this machine can run, what is missing, and the command that mends it."""
     from dataclasses import asdict
 
+    from rich.console import Console
+
     from fedpipe.doctor import examine, ready
     from fedpipe.terminal import print_checks
 
@@ -104,7 +106,7 @@ def doctor(
             json.dumps({"ready": ready(checks), "checks": [asdict(check) for check in checks]}, indent=2)
         )
     else:
-        print_checks(checks)
+        print_checks(checks, Console())
     raise typer.Exit(0 if ready(checks) else 2)
 
 
