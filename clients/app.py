@@ -24,8 +24,14 @@ app = ClientApp()
 
 @app.query("ingest")
 def ingest(message: Message, context: Context) -> Message:
-    """Accepts or refuses a run."""
+    """Commits to the records of a run."""
     return _answer(handlers.ingest, message, context)
+
+
+@app.query("claim")
+def claim(message: Message, context: Context) -> Message:
+    """Accepts or refuses a run."""
+    return _answer(handlers.claim, message, context)
 
 
 @app.query("validate")
@@ -64,7 +70,8 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
     try:
         answer = handler(Node.from_config(context.node_config), message_to_request(message))
     except TELLING as error:
-        answer = Refusal(client=name, reason=str(error), kind=type(error).__name__)
+        details = error.shortfalls if isinstance(error, BudgetError) else ()
+        answer = Refusal(client=name, reason=str(error), kind=type(error).__name__, shortfalls=details)
     except DataError:
         # What is wrong with records is for their owner's eyes.
         logger.exception("%s could not read its records", name)

@@ -2,20 +2,14 @@
 
 A record's budget belongs to the block that it falls into. If a later run could divide the
 records in another way, by another key column or another share of evaluation records, then a
-record would meet a fresh budget in its new block.
+record would meet a fresh budget in its new block. The ledger holds it, beside the budgets.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
+from pydantic import BaseModel, ConfigDict
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
-from fedpipe.files import sync_directory
 
 
 class Division(BaseModel):
@@ -34,39 +28,3 @@ class Division(BaseModel):
         if schema.key is None:
             return cls(key=None)
         return cls(key=schema.key, eval_fraction=terms.eval_fraction, missing_tokens=schema.missing_tokens)
-
-
-def hold_division(path: Path, wanted: Division) -> None:
-    """Makes `path` hold `wanted` durably, or checks that it does.
-
-    Raises:
-      LedgerError: it holds another division, or is damaged.
-    """
-    _write_new(path, wanted.model_dump_json())
-    try:
-        held = Division.model_validate_json(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValidationError) as error:
-        raise LedgerError(
-            "Expected the node's record of how it divides its data, found it damaged: restore it."
-        ) from error
-    if held != wanted:
-        raise LedgerError(
-            f"Expected {held}, by which these records were first divided into budgets, found {wanted}: "
-            "keep the first settings."
-        )
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Makes `path` hold `text` unless it exists; of two processes at once, one wins."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(name, path)
-    except FileExistsError:
-        return
-    finally:
-        os.unlink(name)
-    sync_directory(path.parent)

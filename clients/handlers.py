@@ -23,6 +23,7 @@ from fedpipe.learning import ModelDefinition, TrainingSettings
 from fedpipe.learning.score_histograms import ScoreBins, score_histograms, slice_histogram
 from fedpipe.ledger import Ledger, ReleaseId
 from fedpipe.privacy import DpSgd, NoisyHistograms, Randomness
+from fedpipe.provenance import code_digest
 
 if TYPE_CHECKING:
     from fedpipe.learning.kernel import LocalTask
@@ -31,25 +32,29 @@ Histograms = Mapping[str, NDArray[np.int64]]
 
 
 def ingest(node: Node, request: Request) -> Reply:
-    """Accepts or refuses a run: reserves all that it may cost, and commits to the records.
+    """Commits to the records that a run would use, and costs nothing.
 
-    The answer holds nothing observed: a keyed commitment, the schema version, the span's name.
+    The answer holds nothing observed: a keyed commitment, the schema version, the span's name, and the
+    digest of the code that would answer.
     """
     terms = _offered(request)
-    node.accept(terms)
+    node.policy.check(terms)
     shard = node.shard(terms)
-    with node.open_ledger() as ledger:
-        ledger.reserve(
-            run_id=request.run_id,
-            client=node.account,
-            terms=terms.model_dump_json(),
-            terms_digest=terms.digest,
-            plan=terms.plan,
-            blocks=node.blocks(terms),
-            policy=node.policy.block_policy(terms.plan),
-        )
     span = {"name": "undated", "commitment": commitment(shard, node.key)}
-    return Reply(client=node.name, values={"schema_version": terms.data_schema.version, "spans": [span]})
+    values = {"schema_version": terms.data_schema.version, "code": code_digest(__name__), "spans": [span]}
+    return Reply(client=node.name, values=values)
+
+
+def claim(node: Node, request: Request) -> Reply:
+    """Accepts or refuses a run: reserves all that the steps it names may cost, before any is asked."""
+    steps = request.values.get("steps")
+    named = isinstance(steps, list) and all(isinstance(step, str) and step in RELEASES for step in steps)
+    if not steps or not named:
+        raise FederationError(f"Expected a claim for steps among {', '.join(RELEASES)}, found others.")
+    terms = _offered(request)
+    node.shard(terms)  # records that cannot be read reserve nothing
+    node.claim(request.run_id, terms, steps)
+    return Reply(client=node.name)
 
 
 def _offered(request: Request) -> RunTerms:
@@ -62,10 +67,10 @@ def _offered(request: Request) -> RunTerms:
 
 
 def finish(node: Node, request: Request) -> Reply:
-    """Closes the run's claim: what was never released is free again."""
+    """Closes the run's claim, if there is one: what was never released is free again."""
     with node.open_ledger() as ledger:
-        ledger.close(request.run_id, node.account)
-    return Reply(client=node.name)
+        known = ledger.close(request.run_id, node.account)
+    return Reply(client=node.name, values={"closed": known})
 
 
 def validate(node: Node, request: Request, terms: RunTerms) -> Reply:

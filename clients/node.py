@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from clients.division import Division, hold_division
+from clients.division import Division
 from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, open_shard
 from fedpipe.data.transform import Inputs
@@ -88,15 +88,26 @@ class Node:
             raise FederationError(f"Expected a node key of {MIN_KEY_BYTES} bytes or more, found {len(key)}.")
         return key
 
-    def accept(self, terms: RunTerms) -> None:
-        """Checks `terms` against everything that the owner holds to.
+    def claim(self, run_id: str, terms: RunTerms, steps: Collection[str]) -> None:
+        """Reserves, durably, all that `steps` of the run may cost the node's records.
 
         Raises:
-          LedgerError: the policy does not allow them, or they would move records to other blocks.
+          LedgerError: the policy does not allow the terms, or they would move records to other blocks.
+          BudgetError: the records cannot afford it.
         """
         self.policy.check(terms)
-        if terms.plan.private:
-            hold_division(self.key_path.with_suffix(".division.json"), Division.of(terms))
+        with self.open_ledger() as ledger:
+            ledger.reserve(
+                run_id=run_id,
+                client=self.account,
+                terms=terms.model_dump_json(),
+                terms_digest=terms.digest,
+                plan=terms.plan,
+                blocks=self.blocks(terms),
+                policy=self.policy.block_policy(terms.plan),
+                steps=steps,
+                division=Division.of(terms).model_dump_json(),
+            )
 
     def shard(self, terms: RunTerms) -> Shard:
         """Returns the node's records as `terms` read them; kept in memory between requests."""

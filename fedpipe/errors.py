@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
 class FedpipeError(Exception):
@@ -38,10 +39,27 @@ class PrivacyError(FedpipeError, ValueError):
     """A mechanism, an event or a plan for which no guarantee can be stated."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shortfall:
+    """A block that refused a claim: Renyi divergences at the block's order, and its lifetime budget."""
+
+    block: str
+    split: str
+    requested: float
+    remaining: float
+    renyi_order: int
+    epsilon: float
+    delta: float
+
+
 class BudgetError(FedpipeError):
     """A claim that would exceed what a block may spend. Nothing was changed."""
 
     exit_code = 3
+
+    def __init__(self, message: str, shortfalls: Iterable[Shortfall] = ()) -> None:
+        super().__init__(message)
+        self.shortfalls = tuple(shortfalls)
 
 
 class LedgerError(FedpipeError):

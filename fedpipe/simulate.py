@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from fedpipe.entry import own_packages_first, run_command
+from fedpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from simulations.run import SimulationRequest
@@ -48,16 +49,26 @@ def simulate(
         Optional[str],  # noqa: UP045
         typer.Option(help="What runs the Flower apps: in-process.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the workspace's last run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the workspace's last run, or show what it came to.")
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Ask and pay for everything anew: no interrupted run, no earlier result."
+        ),
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Train, evaluate and deploy a model across simulated data owners, with a privacy certificate."""
+    if resume and fresh:
+        raise ConfigError("Expected --resume or --fresh, found both: leave one out.")
     given = any(value is not None for value in (config, data, set_, seed, engine))
     request = None
     if given or not resume:
         request = _request(config or DEFAULT_CONFIG, data or [], set_ or [], seed or 0, engine)
-    _run(workspace, request, resume=resume, as_json=json_, quiet=quiet)
+    _run(workspace, request, resume=resume, fresh=fresh, as_json=json_, quiet=quiet)
 
 
 def _request(
@@ -74,7 +85,13 @@ def _request(
 
 
 def _run(
-    workspace: Path, request: SimulationRequest | None, *, resume: bool, as_json: bool, quiet: bool
+    workspace: Path,
+    request: SimulationRequest | None,
+    *,
+    resume: bool,
+    fresh: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     from rich.console import Console
 
@@ -91,7 +108,7 @@ def _run(
             summary = run.resume(place, request, progress=progress)
         else:
             console.print("Preparing clients and loading TensorFlow ...", highlight=False)
-            summary = run.simulate(place, request, progress=progress, now=utc_now())
+            summary = run.simulate(place, request, progress=progress, now=utc_now(), fresh=fresh)
     if as_json:
         print(json.dumps(summary.model_dump(mode="json")))  # noqa: T201  the result itself
     else:

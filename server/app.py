@@ -41,5 +41,6 @@ def main(grid: Grid, context: Context) -> None:
         workspace=Workspace(Path(str(settings["workspace"]))),
         run_id=str(settings["run-id"]),
         seed=int(settings["seed"]),
+        reuse=bool(settings.get("reuse", True)),
     )
     run_cycle(request, FlowerClients(grid), progress=_progress.get() or SilentProgress(), clock=utc_now)

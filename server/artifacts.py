@@ -24,6 +24,7 @@ class Spans(_Artifact):
 
     schema_version: str
     commitments: tuple[Commitment, ...]
+    code: dict[str, str] = Field(description="By client, the digest of the code that answers.")
     refusals: dict[str, str]
 
     @property
@@ -147,4 +148,5 @@ class PushedModel(_Artifact):
     version: int
     path: str
     status: Literal["private", "NOT PRIVATE"]
+    files: dict[str, str] = Field(description="SHA-256 of each file of the version.")
     canary: str = Field(description="What was checked before the version became visible.")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from fedpipe.config import Config
-from fedpipe.errors import WorkspaceError
+from fedpipe.errors import BudgetError, DataError, WorkspaceError
 from fedpipe.federation import Clients, Request
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import digest_json, write_text
-from fedpipe.pipeline import MetadataStore, Progress, Workspace, run_pipeline
+from fedpipe.pipeline import MetadataStore, Progress, RunRecord, Workspace, run_pipeline
+from server.claims import ClaimingClients, read_claim
 from server.cycle import Surroundings, make_pipeline
-from server.planning import make_terms
+from server.planning import make_terms, ways_out
 from server.steps.asking import Asker
 
 TERMS = "terms.json"
@@ -23,12 +25,21 @@ TERMS = "terms.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What to run, where, and under which name. `seed` fixes initial weights, never noise or sampling."""
+    """What to run, where, and under which name. `seed` fixes initial weights, never noise or sampling.
+
+    With `reuse`, results of earlier runs stand for steps on which nothing changed.
+    """
 
     config: Config
     workspace: Workspace
     run_id: str
     seed: int
+    reuse: bool = True
+
+    @property
+    def directory(self) -> Path:
+        """Where the run keeps its files."""
+        return self.workspace.step_dir(self.run_id, "ingest").parent
 
 
 def run_cycle(
@@ -37,19 +48,44 @@ def run_cycle(
     """Runs every step over `clients`, or those that an earlier process left undone.
 
     The caller holds the workspace's lock. Whatever happens, the paper trail says so.
+
+    Raises:
+      BudgetError: too few clients can afford the run; the message names what would fit.
+      DataError: the data is not fit for training; the run has ended, and its claim with it.
     """
     terms = _frozen_terms(request)
     metadata = MetadataStore.open(request.workspace.metadata_path)
     metadata.fail_abandoned()
-    recorded = [run.run_id for run in metadata.runs()]
-    if request.run_id not in recorded:
-        _finish(recorded[-1:], clients, terms)
+    if request.run_id not in [run.run_id for run in metadata.runs()]:
         _record(request, metadata, clock())
+    _close_claims(_given_up(request, metadata), request.workspace, metadata, clients, terms)
     if terms.plan.private and metadata.run(request.run_id).epsilon is None:
         metadata.update_run(request.run_id, epsilon=terms.plan.total_epsilon(), delta=terms.plan.delta)
+    try:
+        _run(request, terms, metadata, clients, progress, clock)
+    except BudgetError as error:
+        raise BudgetError(
+            f"{error} {ways_out(request.config, error.shortfalls)}", error.shortfalls
+        ) from error
+    except DataError:
+        # Nobody can go on with this run: the same data would stop it again.
+        _close_claims([metadata.run(request.run_id)], request.workspace, metadata, clients, terms)
+        raise
+    _close_claims([metadata.run(request.run_id)], request.workspace, metadata, clients, terms)
+
+
+def _run(
+    request: RunRequest,
+    terms: RunTerms,
+    metadata: MetadataStore,
+    clients: Clients,
+    progress: Progress,
+    clock: Callable[[], datetime],
+) -> None:
+    claiming = ClaimingClients(clients, run_id=request.run_id, terms=terms, directory=request.directory)
     around = Surroundings(
         config=request.config,
-        asker=Asker(clients=clients, run_id=request.run_id, terms=terms),
+        asker=Asker(clients=claiming, run_id=request.run_id, terms=terms),
         workspace=request.workspace,
         metadata=metadata,
         progress=progress,
@@ -63,8 +99,8 @@ def run_cycle(
         run_id=request.run_id,
         progress=progress,
         clock=clock,
+        reuse=request.reuse,
     )
-    _finish([request.run_id], clients, terms)
 
 
 def _frozen_terms(request: RunRequest) -> RunTerms:
@@ -93,11 +129,29 @@ def _record(request: RunRequest, metadata: MetadataStore, now: datetime) -> None
     )
 
 
-def _finish(run_ids: list[str], clients: Clients, terms: RunTerms) -> None:
-    """Closes the claims of runs that nobody can go on with: what they never released is free again.
+def _given_up(request: RunRequest, metadata: MetadataStore) -> list[RunRecord]:
+    """Returns the earlier runs of this problem: nobody goes on with any but the last."""
+    return [
+        run for run in metadata.runs() if run.pipeline == request.config.name and run.run_id != request.run_id
+    ]
+
+
+def _close_claims(
+    runs: Iterable[RunRecord],
+    workspace: Workspace,
+    metadata: MetadataStore,
+    clients: Clients,
+    terms: RunTerms,
+) -> None:
+    """Closes the claims of `runs`: what they never released is free again.
 
     A client that does not answer keeps its claim, which counts as spent until it is closed.
     """
-    for run_id in run_ids:
-        request = Request(run_id=run_id, step="finish")
-        clients.ask(request, timeout_seconds=terms.training.round_timeout_seconds)
+    for run in runs:
+        if run.claim_closed or read_claim(workspace.runs_dir / run.run_id) is None:
+            continue
+        request = Request(run_id=run.run_id, step="finish")
+        replies, refusals = clients.ask(request, timeout_seconds=terms.training.round_timeout_seconds)
+        # None of them knows the claim when the owners are other people, as with other data.
+        if not refusals and any(reply.values.get("closed") for reply in replies):
+            metadata.update_run(run.run_id, claim_closed=True)

@@ -1,16 +1,22 @@
-"""The cycle: seven steps, and what each takes, makes and depends on."""
+"""The cycle: its steps, and what each takes, makes and depends on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from fedpipe.config import Config
 from fedpipe.data.transform import Transform
+from fedpipe.files import ordered_json, sha256
+from fedpipe.learning.builders import builder_digest
 from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
+from fedpipe.pipeline.artifacts import are_payloads_intact
 from server import artifacts
 from server.registry import next_version
 from server.steps.analyze import analyze
@@ -21,6 +27,9 @@ from server.steps.preprocess import preprocess
 from server.steps.register import register
 from server.steps.train import train
 from server.steps.validate import validate
+
+OPERATIONAL = {"round_timeout_seconds"}
+"""Training settings that decide how long to wait, never what comes out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +45,29 @@ class Surroundings:
     seed: int
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What every step depends on: the run and its terms."""
-        return {"run_id": self.asker.run_id, "terms": self.asker.terms.digest}
-
-    @property
     def weights_directory(self) -> Path:
         """Where `train` keeps the weights."""
         return self.workspace.step_dir(self.asker.run_id, "train")
 
+    def reading(self) -> dict[str, Any]:
+        """Returns how records are read; the order of columns and classes is part of it."""
+        schema = self.asker.terms.data_schema.model_dump(mode="json")
+        order = sha256(ordered_json(schema).encode())
+        return {"schema": schema, "schema_order": order, "eval_fraction": self.asker.terms.eval_fraction}
+
+    def release(self, step: str) -> dict[str, Any]:
+        """Returns the mechanisms of the step's queries: other noise is another result, and another cost."""
+        plan = self.asker.terms.plan
+        queries = {name: query for name, query in plan.queries.items() if query.step == step}
+        return {
+            "private": plan.private,
+            "randomness": plan.randomness,
+            "queries": {name: query.model_dump(mode="json") for name, query in queries.items()},
+        }
+
 
 def make_pipeline(around: Surroundings) -> Pipeline:
-    """Returns the seven steps, bound to what they need besides artifacts."""
+    """Returns the steps, bound to what they need besides artifacts."""
     return Pipeline([*_data_steps(around), *_model_steps(around), *_delivery_steps(around)])
 
 
@@ -59,27 +79,33 @@ def _data_steps(around: Surroundings) -> list[Step]:
             function=partial(ingest, asker=asker),
             inputs=(),
             outputs={"spans": artifacts.Spans},
-            settings=around.identity,
+            settings=around.reading(),
+            cacheable=False,
         ),
         Step(
             name="validate",
             function=partial(validate, asker=asker, settings=validation),
             inputs=("spans",),
             outputs={"statistics": artifacts.Statistics, "anomalies": artifacts.Anomalies},
-            settings=around.identity | {"validation": validation.model_dump(mode="json")},
+            settings=around.reading()
+            | around.release("validate")
+            | {"validation": validation.model_dump(mode="json")},
         ),
         Step(
             name="preprocess",
             function=partial(preprocess, asker=asker),
             inputs=("spans", "statistics"),
             outputs={"transform": Transform},
-            settings=around.identity,
+            settings=around.reading()
+            | around.release("preprocess")
+            | {"preprocess": asker.terms.preprocess.model_dump(mode="json")},
         ),
     ]
 
 
 def _model_steps(around: Surroundings) -> list[Step]:
     asker, seed, settings = around.asker, around.seed, around.config.analyze
+    terms = asker.terms
     return [
         Step(
             name="train",
@@ -92,7 +118,14 @@ def _model_steps(around: Surroundings) -> list[Step]:
             ),
             inputs=("spans", "statistics", "transform"),
             outputs={"model": artifacts.Model},
-            settings=around.identity | {"seed": seed},
+            settings=around.reading()
+            | around.release("train")
+            | {
+                "seed": seed,
+                "model": terms.model.model_dump(mode="json"),
+                "builder": builder_digest(terms.model.builder) if terms.model.builder else None,
+                "training": terms.training.model_dump(mode="json", exclude=OPERATIONAL),
+            },
         ),
         Step(
             name="analyze",
@@ -105,12 +138,15 @@ def _model_steps(around: Surroundings) -> list[Step]:
             ),
             inputs=("spans", "statistics", "transform", "model"),
             outputs={"evaluation": artifacts.Evaluation},
-            settings=around.identity | {"seed": seed} | settings.model_dump(mode="json"),
+            settings=around.reading()
+            | around.release("analyze")
+            | {"seed": seed, "analyze": settings.model_dump(mode="json")},
         ),
     ]
 
 
 def _delivery_steps(around: Surroundings) -> list[Step]:
+    plan = around.asker.terms.plan.model_dump(mode="json")
     return [
         Step(
             name="register",
@@ -122,7 +158,7 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
             ),
             inputs=("spans", "transform", "model", "evaluation"),
             outputs={"model_version": artifacts.ModelVersion},
-            settings=around.identity,
+            settings={"plan": plan, "model": around.asker.terms.model.name},
         ),
         Step(
             name="deploy",
@@ -131,6 +167,14 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
             ),
             inputs=("model", "model_version"),
             outputs={"pushed_model": artifacts.PushedModel},
-            settings=around.identity,
+            settings={},
+            still_holds=partial(_is_served, around.workspace),
         ),
     ]
+
+
+def _is_served(workspace: Workspace, outputs: Mapping[str, BaseModel]) -> bool:
+    pushed = outputs["pushed_model"]
+    return isinstance(pushed, artifacts.PushedModel) and are_payloads_intact(
+        workspace.root / pushed.path, pushed.files
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedpipe.errors import ConfigError, nearest
-from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.ledger import Ledger, StepCost
+from fedpipe.pipeline import ExecutionRecord, MetadataStore, Workspace
+from fedpipe.privacy.accounting import epsilon
 from server.artifacts import ModelVersion
 from server.registry import model_versions
 
@@ -29,13 +32,14 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
 
 def show_run(root: Path, run_id: str) -> dict[str, Any]:
     """Returns a run with its steps and artifacts; `last` means the newest."""
-    _, metadata = _open(root)
+    workspace, metadata = _open(root)
     if run_id == "last":
         runs = metadata.runs()
         if not runs:
             raise ConfigError(f"Expected a run in {root}, found none: start one with 'fedpipe simulate'.")
         run_id = runs[-1].run_id
     run = metadata.run(run_id)
+    steps = describe_steps(workspace, metadata, run_id)
     return {
         "run_id": run.run_id,
         "problem": run.pipeline,
@@ -43,8 +47,9 @@ def show_run(root: Path, run_id: str) -> dict[str, Any]:
         "started": run.created_at,
         "epsilon": run.epsilon,
         "delta": run.delta,
+        "releases": sum(step["releases"] for step in steps),
         "message": run.message,
-        "steps": _steps(metadata, run_id),
+        "steps": steps,
         "artifacts": [
             {"artifact": a.name, "type": a.type_name, "step": a.step, "sha256": a.digest[:12], "file": a.uri}
             for a in metadata.artifacts(run_id)
@@ -52,16 +57,48 @@ def show_run(root: Path, run_id: str) -> dict[str, Any]:
     }
 
 
-def _steps(metadata: MetadataStore, run_id: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "step": execution.step,
-            "state": execution.state,
-            "seconds": None if execution.duration_seconds is None else round(execution.duration_seconds, 3),
-            "message": execution.message,
-        }
-        for execution in metadata.executions(run_id)
-    ]
+def describe_steps(workspace: Workspace, metadata: MetadataStore, run_id: str) -> list[dict[str, Any]]:
+    """Returns one row for each step of a run: ran, cached or resumed, how long, what it spent, and why.
+
+    `epsilon_alone` is what the step's releases would cost a record by themselves, at the run's
+    delta: steps do not simply add up. It is None where nothing was charged.
+    """
+    run = metadata.run(run_id)
+    tries: dict[str, list[ExecutionRecord]] = {}
+    for execution in metadata.executions(run_id):
+        tries.setdefault(execution.step, []).append(execution)
+    costs = _costs(workspace, run_id)
+    return [_row(step, found, costs.get(step), run.delta) for step, found in tries.items()]
+
+
+def _row(
+    step: str, tries: Sequence[ExecutionRecord], cost: StepCost | None, delta: float | None
+) -> dict[str, Any]:
+    last = tries[-1]
+    timed = [each.duration_seconds for each in tries if each.duration_seconds is not None]
+    return {
+        "step": step,
+        "how": _how(tries),
+        "seconds": round(sum(timed), 3) if timed else None,
+        "releases": cost.num_releases if cost else 0,
+        "epsilon_alone": epsilon(cost.events, delta) if cost and cost.events and delta else None,
+        "because": last.message if last.state in ("FAILED", "CANCELED") else tries[0].because,
+    }
+
+
+def _how(tries: Sequence[ExecutionRecord]) -> str:
+    last = tries[-1].state
+    if last != "COMPLETE":
+        return last.lower()
+    return "resumed" if any(each.state != "COMPLETE" for each in tries) else "ran"
+
+
+def _costs(workspace: Workspace, run_id: str) -> Mapping[str, StepCost]:
+    # The ledger of a federation's nodes is theirs; a simulated population's is in the workspace.
+    if not workspace.ledger_path.exists():
+        return {}
+    with Ledger(workspace.ledger_path) as ledger:
+        return ledger.costs(run_id)
 
 
 def list_models(root: Path) -> list[dict[str, Any]]:

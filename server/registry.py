@@ -12,11 +12,20 @@ from server.artifacts import ModelVersion
 
 
 def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> int:
-    """Returns the number after the highest that was registered or pushed under `name`."""
-    registered = [version.version for version in model_versions(metadata, workspace) if version.name == name]
+    """Returns a number above all that were registered or pushed under `name`, lost ones included."""
+    records = metadata.artifacts_of_type("ModelVersion")
+    registered, lost = [], 0
+    for record in records:
+        try:
+            version = _read_version(workspace.root / record.uri)
+        except WorkspaceError:
+            lost = len(records)  # no name has had more versions than all names together
+            continue
+        if version.name == name:
+            registered.append(version.version)
     folder = workspace.models_dir / name
     pushed = [int(path.name) for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
-    return max([0, *registered, *pushed]) + 1
+    return max([lost, *registered, *pushed]) + 1
 
 
 def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelVersion]:

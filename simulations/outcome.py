@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from fedpipe.config import Config
 from fedpipe.errors import WorkspaceError
+from fedpipe.files import digest_json
 from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.reports.evidence import (
@@ -26,7 +27,7 @@ from server.artifacts import Anomalies, Evaluation, Model, ModelVersion, PushedM
 from server.registry import model_versions
 from simulations.budgets import read_budgets
 from simulations.population import Population
-from simulations.referee import judge
+from simulations.referee import judge_once
 
 REPORT = "report.html"
 
@@ -116,8 +117,13 @@ def summarize(outcome: Outcome, population: Population, *, owners_log: Path) -> 
         num_clients=len(outcome.spans.clients),
         rounds=outcome.config.training.num_rounds,
         warnings=(*_warnings(outcome, owners_log), *population.notes),
-        simulation_only=judge(
-            outcome.config, population.clients, transform=version.transform, model_path=model_path
+        simulation_only=judge_once(
+            population.clients[0].source.parent,
+            _judged(outcome),
+            outcome.config,
+            population.clients,
+            transform=version.transform,
+            model_path=model_path,
         ),
         paths=_paths(outcome, model_path),
         timings_seconds={
@@ -150,6 +156,12 @@ def gather_evidence(outcome: Outcome) -> RunEvidence:
         versions=outcome.versions,
         settings=config.model_dump(mode="json", by_alias=True, exclude={"data_schema"}),
     )
+
+
+def _judged(outcome: Outcome) -> str:
+    """Returns a digest of the model and of the records that it is judged on."""
+    version = outcome.version.model_dump(mode="json")
+    return digest_json([version, outcome.spans.model_dump(mode="json"), outcome.config.eval_fraction])
 
 
 def _counts(outcome: Outcome) -> DataCounts:

@@ -8,14 +8,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from fedpipe.config import Config
 from fedpipe.data import Shard, Transform, open_shard
+from fedpipe.files import write_text
 from fedpipe.learning.exact_metrics import exact_metrics
 from fedpipe.reports.summary import SimulationOnly
 from simulations.population import SimulatedClient
 
 MAX_BASELINE_RECORDS = 50_000
+
+
+def judge_once(
+    directory: Path,
+    key: str,
+    config: Config,
+    clients: Sequence[SimulatedClient],
+    *,
+    transform: Transform,
+    model_path: Path,
+) -> SimulationOnly:
+    """Returns what `judge` does, kept in `directory` under `key`, which names model and records."""
+    path = directory / f"referee-{key[:32]}.json"
+    try:
+        return SimulationOnly.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        found = judge(config, clients, transform=transform, model_path=model_path)
+        write_text(path, found.model_dump_json() + "\n")
+        return found
 
 
 def judge(

@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedpipe.config import Config, parse_config
 from fedpipe.data.databases import is_database
 from fedpipe.data.readers import Source, find_files
-from fedpipe.errors import ConfigError, WorkspaceError
+from fedpipe.errors import BudgetError, ConfigError, WorkspaceError
 from fedpipe.files import digest_json, write_text
 from fedpipe.learning.builders import find_builder
-from fedpipe.pipeline import Progress, Workspace
+from fedpipe.pipeline import MetadataStore, Progress, Workspace
 from fedpipe.reports.summary import RunSummary
+from server.claims import read_claim
 from simulations.owners_log import owners_log
 from simulations.population import (
     Population,
@@ -61,20 +62,54 @@ class SimulationRequest(BaseModel):
         """Returns the checked configuration."""
         return parse_config(self.config, source="the stored run")
 
+    def is_alike(self, other: SimulationRequest) -> bool:
+        """Whether both ask for the same result; which engine runs them does not matter."""
+        return self._identity() == other._identity()
+
+    def _identity(self) -> str:
+        federation = {name: value for name, value in self.config["federation"].items() if name != "engine"}
+        return digest_json(self.model_dump() | {"config": self.config | {"federation": federation}})
+
+
+class _StoredRequest(BaseModel):
+    """A request, and its place among those of the workspace: clocks may jump, numbers do not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    request: SimulationRequest
+    fresh: bool = False
+
 
 def simulate(
-    workspace: Workspace, request: SimulationRequest, *, progress: Progress, now: datetime
+    workspace: Workspace,
+    request: SimulationRequest,
+    *,
+    progress: Progress,
+    now: datetime,
+    fresh: bool = False,
 ) -> RunSummary:
-    """Runs the whole cycle on a new population; the caller holds the workspace's lock."""
-    run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    """Runs the whole cycle, or the rest of it if the last run was interrupted on the same request.
+
+    Steps on which nothing changed since any earlier run are answered from its results; with
+    `fresh` the run is new and everything is asked, and paid for, again. The caller holds the
+    workspace's lock.
+    """
     config = request.parsed()
     files = check_sources(config, request.data)
+    last = _last_run(workspace)
+    if last is not None and not fresh and _is_interrupted(workspace, last, request):
+        progress.note(f"Going on with run {last.name}, which was interrupted.")
+        return _run(workspace, last.name, _stored(last), files, progress)
     if config.model.builder:
         find_builder(config.model.builder)  # before anything is charged
+    run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     directory = workspace.make_step_dir(run_id, "ingest").parent
+    number = _stored(last).number + 1 if last is not None else 1
+    stored = _StoredRequest(number=number, request=request, fresh=fresh)
     # From here on --resume means this run, whatever happens next.
-    write_text(directory / REQUEST, request.model_dump_json(indent=2) + "\n")
-    return _run(workspace, run_id, request, files, progress)
+    write_text(directory / REQUEST, stored.model_dump_json(indent=2) + "\n")
+    return _run(workspace, run_id, stored, files, progress)
 
 
 def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: Progress) -> RunSummary:
@@ -85,29 +120,40 @@ def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: 
       ConfigError: `wanted` is given and is not what the run was started with.
     """
     directory = _last_run(workspace)
-    request = _read(directory / REQUEST, SimulationRequest)
-    if wanted is not None and digest_json(wanted.model_dump()) != digest_json(request.model_dump()):
+    if directory is None:
+        raise WorkspaceError(
+            f"Expected an interrupted run in {workspace.root}, found none: start one without --resume."
+        )
+    stored = _stored(directory)
+    if wanted is not None and not wanted.is_alike(stored.request):
         raise ConfigError(
             f"Expected the settings that run {directory.name} was started with, found others: "
             "give --resume alone, or start a new run without it."
         )
     if (directory / SUMMARY).exists():
         return _read(directory / SUMMARY, RunSummary)
-    files = check_sources(request.parsed(), request.data)
-    return _run(workspace, directory.name, request, files, progress)
+    files = check_sources(stored.request.parsed(), stored.request.data)
+    return _run(workspace, directory.name, stored, files, progress)
 
 
-def _last_run(workspace: Workspace) -> Path:
-    # A run id begins with the second of its start; within one second, files are ordered by time.
-    begun = [
-        (path.parent.name.rpartition("-")[0], path.stat().st_mtime_ns, path.parent)
-        for path in workspace.runs_dir.glob(f"*/{REQUEST}")
-    ]
-    if not begun:
-        raise WorkspaceError(
-            f"Expected an interrupted run in {workspace.root}, found none: start one without --resume."
-        )
-    return max(begun)[-1]
+def _last_run(workspace: Workspace) -> Path | None:
+    begun = [path.parent for path in workspace.runs_dir.glob(f"*/{REQUEST}")]
+    return max(begun, key=lambda directory: _stored(directory).number, default=None)
+
+
+def _stored(directory: Path) -> _StoredRequest:
+    return _read(directory / REQUEST, _StoredRequest)
+
+
+def _is_interrupted(workspace: Workspace, directory: Path, request: SimulationRequest) -> bool:
+    """Whether a run on this very request was begun, has not come to its end, and can still do so."""
+    if (directory / SUMMARY).exists() or not _stored(directory).request.is_alike(request):
+        return False
+    if not workspace.metadata_path.exists():
+        return True
+    runs = {run.run_id: run for run in MetadataStore.open(workspace.metadata_path).runs()}
+    run = runs.get(directory.name)
+    return run is None or run.status == "COMPLETE" or not run.claim_closed
 
 
 def _read(path: Path, kind: type[Stored]) -> Stored:
@@ -120,19 +166,32 @@ def _read(path: Path, kind: type[Stored]) -> Stored:
 
 
 def _run(
-    workspace: Workspace,
-    run_id: str,
-    request: SimulationRequest,
-    files: Sequence[Source],
-    progress: Progress,
+    workspace: Workspace, run_id: str, stored: _StoredRequest, files: Sequence[Source], progress: Progress
 ) -> RunSummary:
-    config = request.parsed()
-    population = workspace.population_dir / config.name / f"seed-{request.seed}"
-    made = make_population(config, files, directory=population, seed=request.seed)
+    config = stored.request.parsed()
+    _check_ledger(workspace)
+    population = workspace.population_dir / config.name / f"seed-{stored.request.seed}"
+    made = make_population(config, files, directory=population, seed=stored.request.seed)
     log = workspace.population_dir / OWNERS_LOG
     with owners_log(log):
-        _run_apps(workspace, run_id, request, made.clients, progress)
+        try:
+            _run_apps(workspace, run_id, stored, made.clients, progress)
+        except BudgetError as error:
+            remedy = "In a simulation, another --workspace has owners who have spent nothing."
+            raise BudgetError(f"{error} {remedy}", error.shortfalls) from error
     return _report(workspace, run_id, config, made, log)
+
+
+def _check_ledger(workspace: Workspace) -> None:
+    """Raises WorkspaceError if runs have spent budgets here and the ledger that knows of them is gone."""
+    if workspace.ledger_path.exists() or not workspace.metadata_path.exists():
+        return
+    runs = MetadataStore.open(workspace.metadata_path).runs()
+    if any(read_claim(workspace.runs_dir / run.run_id) is not None for run in runs):
+        raise WorkspaceError(
+            f"Expected the ledger of earlier runs at {workspace.ledger_path}, found none: restore it. A new "
+            "one would forget what was spent. To simulate other owners, choose another --workspace."
+        )
 
 
 def _report(
@@ -153,7 +212,7 @@ def _report(
 def _run_apps(
     workspace: Workspace,
     run_id: str,
-    request: SimulationRequest,
+    stored: _StoredRequest,
     clients: Sequence[SimulatedClient],
     progress: Progress,
 ) -> None:
@@ -162,6 +221,7 @@ def _run_apps(
     from clients.app import app as client_app  # isort: skip
     from server.app import app as server_app, shown_by  # isort: skip
 
+    request = stored.request
     policy = json.dumps(_node_policy(request.parsed(), request.seed))
     node_configs = [
         {
@@ -179,6 +239,7 @@ def _run_apps(
         "workspace": str(workspace.root),
         "run-id": run_id,
         "seed": request.seed,
+        "reuse": not stored.fresh,
     }
     with shown_by(progress):
         run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)

@@ -7,11 +7,12 @@ here, or it is none. What is said about a failure is our own text, never what ca
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from fedpipe.errors import FederationError
+from fedpipe.errors import FederationError, Shortfall
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
 from fedpipe.federation.messages import Arrays, Refusal, Reply, Request
 from fedpipe.files import ordered_json
@@ -47,6 +48,7 @@ class _RefusalHead(_Head):
     client: Name
     refusal: str
     kind: str
+    shortfalls: list[Shortfall]
 
 
 def message_type(step: str) -> str:
@@ -83,8 +85,9 @@ def message_to_request(message: Message) -> Request:
 def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
     """Returns `reply` as the answer to `request`."""
     if isinstance(reply, Refusal):
-        head = ordered_json({"client": reply.client, "refusal": reply.reason, "kind": reply.kind})
-        return Message(_records(head, {}), reply_to=request)
+        refused = {"client": reply.client, "refusal": reply.reason, "kind": reply.kind}
+        shortfalls = [asdict(shortfall) for shortfall in reply.shortfalls]
+        return Message(_records(ordered_json(refused | {"shortfalls": shortfalls}), {}), reply_to=request)
     head = ordered_json({"client": reply.client, "values": dict(reply.values)})
     return Message(_records(head, reply.arrays), reply_to=request)
 
@@ -96,8 +99,13 @@ def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
     try:
         head = _head(message)
         if "refusal" in head:
-            refusal = _RefusalHead.model_validate(head)
-            return Refusal(client=refusal.client, reason=_printable(refusal.refusal), kind=refusal.kind)
+            refusal = _RefusalHead.model_validate_json(json.dumps(head))
+            return Refusal(
+                client=refusal.client,
+                reason=_printable(refusal.refusal),
+                kind=refusal.kind,
+                shortfalls=tuple(refusal.shortfalls),
+            )
         reply = _ReplyHead.model_validate(head)
         return Reply(client=reply.client, values=reply.values, arrays=_arrays(message.content))
     except Exception:  # pydantic and numpy raise many kinds for what they did not write

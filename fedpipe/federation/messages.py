@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.errors import FederationError
+from fedpipe.errors import FederationError, Shortfall
 from fedpipe.files import ordered_json
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -50,12 +50,14 @@ class Reply:
 class Refusal:
     """A client that did not answer, and what it lets the coordinator know about why.
 
-    `kind` names the exception of fedpipe.errors behind it, where there is one.
+    `kind` names the exception of fedpipe.errors behind it, where there is one; a BudgetError has
+    `shortfalls`.
     """
 
     client: str
     reason: str
     kind: str = ""
+    shortfalls: tuple[Shortfall, ...] = ()
 
 
 class Clients(Protocol):

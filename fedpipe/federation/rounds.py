@@ -146,7 +146,8 @@ def ask_cohort(
         return replies, refusals
     over_budget = [refusal for refusal in refusals if refusal.kind == "BudgetError"]
     if over_budget:
-        raise BudgetError(f"{over_budget[0].reason} ({len(over_budget)} clients refused.)")
+        shortfalls = [shortfall for refusal in over_budget for shortfall in refusal.shortfalls]
+        raise BudgetError(f"{over_budget[0].reason} ({len(over_budget)} clients refused.)", shortfalls)
     first = f" {refusals[0].client} says: {refusals[0].reason}" if refusals else ""
     raise FederationError(
         f"Expected training.min_cohort={settings.min_cohort} clients or more to answer {request.step}, "

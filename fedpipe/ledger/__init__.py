@@ -2,6 +2,7 @@
 
 from fedpipe.ledger.admission import Spending
 from fedpipe.ledger.blocks import Block, BlockPolicy, policy_for_budget, policy_for_runs
+from fedpipe.ledger.costs import StepCost
 from fedpipe.ledger.ledger import Ledger, ReleaseId, utc_now
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Ledger",
     "ReleaseId",
     "Spending",
+    "StepCost",
     "policy_for_budget",
     "policy_for_runs",
     "utc_now",

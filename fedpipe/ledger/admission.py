@@ -9,13 +9,13 @@ an open transaction that holds the write lock; whoever opened it commits, or und
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, insert, select
 
-from fedpipe.errors import BudgetError, LedgerError
+from fedpipe.errors import BudgetError, LedgerError, Shortfall
 from fedpipe.files import canonical_json
 from fedpipe.ledger import tables
 from fedpipe.ledger.blocks import Block, BlockPolicy
@@ -55,6 +55,21 @@ def check_blocks(client: str, blocks: Iterable[Block], plan: PrivacyPlan) -> Non
         )
 
 
+def hold_division(connection: Connection, client: str, division: str) -> None:
+    """Fixes how `client`'s records fall into blocks; raises LedgerError if they did so otherwise before."""
+    of_client = tables.divisions.c.client == client
+    held: Sequence[str] = (
+        connection.execute(select(tables.divisions.c.division).where(of_client)).scalars().all()
+    )
+    if not held:
+        connection.execute(insert(tables.divisions).values(client=client, division=division))
+    elif held != [division]:
+        raise LedgerError(
+            f"Expected {held[0]}, by which these records were first divided into budgets, found {division}: "
+            "keep the first settings."
+        )
+
+
 def register_block(
     connection: Connection, block: Block, plan: PrivacyPlan, policy: BlockPolicy, now: str
 ) -> None:
@@ -81,18 +96,22 @@ def register_block(
         )
 
 
-def reserve_block(connection: Connection, claim: str, block: Block, plan: PrivacyPlan) -> None:
-    """Reserves on `block` all that `plan` may cost it.
+def check_budgets(connection: Connection, wanted: Iterable[tuple[Block, Mapping[str, Query]]]) -> None:
+    """Raises BudgetError, naming every block of `wanted` whose queries may cost more than remains of it."""
+    short: list[tuple[Spending, float]] = []
+    for block, queries in wanted:
+        spending = block_spending(connection, block)
+        order = spending.policy.renyi_order
+        requested = sum(renyi_divergence(query.events, order) for query in queries.values())
+        if not requested <= spending.remaining:  # so that no NaN is ever admitted
+            short.append((spending, requested))
+    if short:
+        raise BudgetError(_refusal(short), [_shortfall(spending, requested) for spending, requested in short])
 
-    Raises:
-      BudgetError: if that is more than remains.
-    """
-    spending = block_spending(connection, block)
-    order = spending.policy.renyi_order
-    queries = {name: query for name, query in plan.queries.items() if block.split in query.splits}
-    requested = sum(renyi_divergence(query.events, order) for query in queries.values())
-    if not requested <= spending.remaining:  # so that no NaN is ever admitted
-        raise BudgetError(_refusal(spending, requested))
+
+def reserve_block(connection: Connection, claim: str, block: Block, queries: Mapping[str, Query]) -> None:
+    """Reserves on `block` all that `queries` may cost it; `check_budgets` comes first."""
+    order = block_spending(connection, block).policy.renyi_order
     for name, query in queries.items():
         connection.execute(
             insert(tables.reservations).values(**_reservation(claim, block, name, query, order))
@@ -109,10 +128,11 @@ def all_spending(connection: Connection) -> list[Spending]:
     return [_spending(row) for row in connection.execute(_holdings().order_by(tables.blocks.c.block))]
 
 
-def reserved_blocks(connection: Connection, claim: str) -> set[str]:
-    """Returns the names of the blocks on which `claim` holds reservations."""
-    of_claim = tables.reservations.c.claim == claim
-    return set(connection.execute(select(tables.reservations.c.block).where(of_claim)).scalars())
+def reserved(connection: Connection, claim: str) -> set[tuple[str, str]]:
+    """Returns the (block, query) pairs for which `claim` holds reservations."""
+    r = tables.reservations.c
+    rows = connection.execute(select(r.block, r.query).where(r.claim == claim))
+    return {(row.block, row.query) for row in rows}
 
 
 def _holdings() -> Any:
@@ -170,13 +190,25 @@ def _reservation(claim: str, block: Block, name: str, query: Query, order: int) 
     }
 
 
-def _refusal(spending: Spending, requested: float) -> str:
-    order = spending.policy.renyi_order
+def _refusal(short: Sequence[tuple[Spending, float]]) -> str:
+    spending, requested = max(short, key=lambda each: each[1] - each[0].remaining)
+    policy, remaining = spending.policy, spending.remaining
     return (
         f"Expected a claim within the budget of block {spending.block}. "
-        f"Requested: {requested:.4g}, remaining: {spending.remaining:.4g}, "
-        f"difference: {requested - spending.remaining:.4g} (Renyi divergence at order {order}; the block's "
-        f"lifetime budget is epsilon {spending.policy.epsilon:.4g} at delta {spending.policy.delta:g}). "
-        "Nothing was changed. Ask for less (a smaller privacy.epsilon), or use records that have not been "
-        "spent."
+        f"Requested: {requested:.4g}, remaining: {remaining:.4g}, difference: {requested - remaining:.4g} "
+        f"(Renyi divergence at order {policy.renyi_order}; the block's lifetime budget is epsilon "
+        f"{policy.epsilon:.4g} at delta {policy.delta:g}). "
+        f"Blocks that refuse: {', '.join(str(each.block) for each, _ in short)}. Nothing was changed."
+    )
+
+
+def _shortfall(spending: Spending, requested: float) -> Shortfall:
+    return Shortfall(
+        block=str(spending.block),
+        split=spending.block.split,
+        requested=requested,
+        remaining=spending.remaining,
+        renyi_order=spending.policy.renyi_order,
+        epsilon=spending.policy.epsilon,
+        delta=spending.policy.delta,
     )

@@ -146,6 +146,6 @@ def _block_cost(plan: PrivacyPlan, split: Any) -> BlockCost:
         epsilon=plan.epsilon_of(split),
         queries=tuple(
             ChargedQuery(query=name, step=query.step, event=event_to_json(query.events))
-            for name, query in plan.queries_of(split).items()
+            for name, query in plan.queries_for(split).items()
         ),
     )

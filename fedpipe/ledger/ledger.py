@@ -8,7 +8,7 @@ at any point leaves the reservation standing, and a reservation counts as spent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,12 +24,15 @@ from fedpipe.ledger.admission import (
     Spending,
     all_spending,
     check_blocks,
+    check_budgets,
+    hold_division,
     register_block,
     reserve_block,
-    reserved_blocks,
+    reserved,
 )
 from fedpipe.ledger.blocks import Block, BlockPolicy
-from fedpipe.privacy import PrivacyPlan
+from fedpipe.ledger.costs import StepCost, run_costs
+from fedpipe.privacy import PrivacyPlan, Query
 
 Clock = Callable[[], datetime]
 
@@ -94,24 +97,28 @@ class Ledger:
         plan: PrivacyPlan,
         blocks: Iterable[Block],
         policy: BlockPolicy,
+        steps: Collection[str] | None = None,
+        division: str = "",
     ) -> None:
-        """Reserves the whole of `plan` on all `blocks`, or changes nothing.
+        """Reserves on all `blocks` what `steps` of `plan` may cost (by default all), or changes nothing.
 
         A block that the ledger has not seen is created with `policy`; a known one keeps its own.
         The same claim with the same terms is adopted as it stands. A plan without privacy reserves
-        nothing and creates no block.
+        nothing and creates no block. `division` says what decides a record's block; the first claim of
+        `client` fixes it.
 
         Raises:
           BudgetError: a block cannot afford the plan.
-          LedgerError: the claim exists with other terms or blocks, or was closed; or the blocks are not
-            those that the plan charges.
+          LedgerError: the claim exists with other terms, steps or blocks, or was closed; the blocks are not
+            those that the plan charges; or the records would be divided otherwise than before.
         """
         claim = claim_name(run_id, client)
         charged = sorted(set(blocks)) if plan.private else []
         if plan.private:
             check_blocks(client, charged, plan)
+        wanted = [(block, plan.queries_for(block.split, steps)) for block in charged]
         with self._transaction() as connection:
-            if self._adopt(connection, claim, terms_digest, charged):
+            if self._adopt(connection, claim, terms_digest, wanted):
                 return
             connection.execute(
                 insert(tables.claims).values(
@@ -124,9 +131,13 @@ class Ledger:
                     created_at=self._now(),
                 )
             )
+            if plan.private:
+                hold_division(connection, client, division)
             for block in charged:
                 register_block(connection, block, plan, policy, self._now())
-                reserve_block(connection, claim, block, plan)
+            check_budgets(connection, wanted)
+            for block, queries in wanted:
+                reserve_block(connection, claim, block, queries)
 
     def terms(self, run_id: str, client: str) -> str:
         """Returns what `client` agreed to for `run_id`, as stored by `reserve`.
@@ -138,7 +149,7 @@ class Ledger:
             row = _claim(connection, claim_name(run_id, client))
         if row is None:
             raise LedgerError(
-                f"Expected an accepted run, found no claim for run {run_id}: ingest comes first."
+                f"Expected an accepted run, found no claim for run {run_id}: the claim comes first."
             )
         return str(row.terms)
 
@@ -182,7 +193,7 @@ class Ledger:
                 raise LedgerError("Expected a new release, found its identity already used.")
             if charged:
                 _count_release(connection, release)
-            elif reserved_blocks(connection, release.claim):
+            elif reserved(connection, release.claim):
                 raise LedgerError("Expected a charged release of a run with privacy, found an uncharged one.")
             connection.execute(
                 insert(tables.releases).values(
@@ -197,19 +208,28 @@ class Ledger:
             )
             _forget_replies(connection, release.claim, step=release.step, before=release.server_round)
 
-    def close(self, run_id: str, client: str) -> None:
-        """Ends a claim: what was committed stays spent, what was never committed is free again."""
+    def close(self, run_id: str, client: str) -> bool:
+        """Ends a claim: what was committed stays spent, what was never committed is free again.
+
+        Returns whether there is such a claim.
+        """
         claim = claim_name(run_id, client)
         with self._transaction() as connection:
-            connection.execute(
+            ended = connection.execute(
                 update(tables.claims).where(tables.claims.c.claim == claim).values(state="closed")
             )
             _forget_replies(connection, claim)
+            return ended.rowcount > 0
 
     def spending(self) -> list[Spending]:
         """Returns every block with its budget and what claims hold of it."""
         with self._transaction() as connection:
             return all_spending(connection)
+
+    def costs(self, run_id: str) -> dict[str, StepCost]:
+        """Returns what each step of a run has released, over all clients."""
+        with self._transaction() as connection:
+            return run_costs(connection, run_id)
 
     def num_releases(self, run_id: str) -> int:
         """Returns how many releases were committed for a run, over all clients."""
@@ -235,7 +255,13 @@ class Ledger:
     def _now(self) -> str:
         return self._clock().isoformat(timespec="milliseconds")
 
-    def _adopt(self, connection: Connection, claim: str, terms_digest: str, charged: list[Block]) -> bool:
+    def _adopt(
+        self,
+        connection: Connection,
+        claim: str,
+        terms_digest: str,
+        wanted: Sequence[tuple[Block, Mapping[str, Query]]],
+    ) -> bool:
         row = _claim(connection, claim)
         if row is None:
             return False
@@ -245,9 +271,10 @@ class Ledger:
             )
         if row.state != "open":
             raise LedgerError(f"Expected an open claim, found {claim} closed: use a new run.")
-        if reserved_blocks(connection, claim) != set(map(str, charged)):
+        pairs = {(str(block), name) for block, queries in wanted for name in queries}
+        if reserved(connection, claim) != pairs:
             raise LedgerError(
-                f"Expected the blocks that claim {claim} was made for, found others: use a new run."
+                f"Expected the blocks and steps that claim {claim} was made for, found others: use a new run."
             )
         return True
 

@@ -31,12 +31,21 @@ from sqlalchemy import (
 from fedpipe.errors import LedgerError
 from fedpipe.files import make_private_directory, sync_directory
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 BUSY_SECONDS = 30.0
 
 metadata = MetaData()
 
 info = Table("info", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
+
+# What decides which block a client's record falls into, fixed by its first claim: if a later run could divide
+# the records in another way, a record would meet a fresh budget in its new block.
+divisions = Table(
+    "divisions",
+    metadata,
+    Column("client", String, primary_key=True),
+    Column("division", Text, nullable=False),
+)
 
 blocks = Table(
     "blocks",

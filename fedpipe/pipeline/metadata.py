@@ -20,6 +20,7 @@ from ml_metadata import ListOptions, OrderByField, proto
 
 from fedpipe.errors import ConfigError, WorkspaceError, nearest
 from fedpipe.pipeline import protos
+from fedpipe.pipeline.fingerprint import Fingerprint
 from fedpipe.pipeline.records import (
     ArtifactFile,
     ArtifactRecord,
@@ -101,6 +102,7 @@ class MetadataStore:
         status: RunStatus | None = None,
         message: str | None = None,
         claim_id: str | None = None,
+        claim_closed: bool = False,
         epsilon: float | None = None,
         delta: float | None = None,
     ) -> RunRecord:
@@ -110,7 +112,9 @@ class MetadataStore:
             ConfigError: no run has this id.
         """
         context = self._known_run_context(run_id)
-        protos.set_values(context.properties, {"status": status, "message": message, "claim_id": claim_id})
+        closed = "yes" if claim_closed else None
+        values = {"status": status, "message": message, "claim_id": claim_id, "claim_closed": closed}
+        protos.set_values(context.properties, values)
         # As text: ML Metadata keeps six decimals of a number, which would make a delta of 1e-7 zero.
         price = {"epsilon": epsilon, "delta": delta}
         texts = {name: None if value is None else repr(value) for name, value in price.items()}
@@ -123,21 +127,58 @@ class MetadataStore:
         run_id: str,
         step: str,
         *,
-        fingerprint: str,
+        fingerprint: Fingerprint,
+        because: str,
         started_at: datetime,
         inputs: Iterable[ArtifactRecord],
     ) -> int:
         """Records that a try of `step` has begun with `inputs`, and returns its id."""
-        type_id = self._store.put_execution_type(protos.execution_type(step), True, True)
-        execution = proto.Execution(type_id=type_id, last_known_state=proto.Execution.RUNNING)
-        values = {"run_id": run_id, "fingerprint": fingerprint, "started_at": _iso(started_at)}
-        protos.set_values(execution.properties, values)
-        edges = [
-            (0, None, protos.event(proto.Event.INPUT, artifact.name, artifact_id=artifact.id))
-            for artifact in inputs
-        ]
+        execution = self._new_execution(run_id, step, fingerprint, because, started_at)
+        edges = [_taken(artifact) for artifact in inputs]
         contexts = [self._known_run_context(run_id)]
         return int(self._store.put_lineage_subgraph([execution], [], contexts, edges)[0][0])
+
+    def record_cached(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        fingerprint: Fingerprint,
+        started_at: datetime,
+        duration_seconds: float,
+        inputs: Iterable[ArtifactRecord],
+        outputs: Sequence[ArtifactRecord],
+        original: ExecutionRecord,
+    ) -> None:
+        """Records that `outputs` of `original`, an execution of another run, stand for a step of this one."""
+        taken_over = original.state == "CACHED"
+        because = original.because if taken_over else f"cached from run {original.run_id}"
+        execution = self._new_execution(run_id, step, fingerprint, because, started_at)
+        execution.last_known_state = proto.Execution.CACHED
+        protos.set_values(execution.properties, {"payloads": protos.mapping_text(original.payloads)})
+        protos.set_values(execution.properties, {"duration_seconds": duration_seconds})
+        found = {each.id: each for each in self._store.get_artifacts_by_id([each.id for each in outputs])}
+        made = [found[each.id] for each in outputs]
+        edges = [
+            *(_taken(artifact) for artifact in inputs),
+            *((0, index, protos.event(proto.Event.OUTPUT, each.name)) for index, each in enumerate(outputs)),
+        ]
+        self._store.put_lineage_subgraph([execution], made, [self._known_run_context(run_id)], edges)
+
+    def _new_execution(
+        self, run_id: str, step: str, fingerprint: Fingerprint, because: str, started_at: datetime
+    ) -> proto.Execution:
+        type_id = self._store.put_execution_type(protos.execution_type(step), True, True)
+        execution = proto.Execution(type_id=type_id, last_known_state=proto.Execution.RUNNING)
+        values = {
+            "run_id": run_id,
+            "fingerprint": fingerprint.digest,
+            "parts": protos.mapping_text(fingerprint.parts),
+            "because": because,
+            "started_at": _iso(started_at),
+        }
+        protos.set_values(execution.properties, values)
+        return execution
 
     def finish_execution(
         self,
@@ -152,7 +193,7 @@ class MetadataStore:
         """Records how a try ended and what it made, in place of older files at that path; all or nothing."""
         [execution] = self._store.get_executions_by_id([execution_id])
         execution.last_known_state = proto.Execution.State.Value(state)
-        values = {"message": message, "payloads": protos.payloads_text(payloads or {})}
+        values = {"message": message, "payloads": protos.mapping_text(payloads or {})}
         protos.set_values(execution.properties, {**values, "duration_seconds": duration_seconds})
         run_id = execution.properties["run_id"].string_value
         made = [self._artifact(file, run_id=run_id, step=execution.type) for file in outputs]
@@ -197,6 +238,14 @@ class MetadataStore:
             protos.execution_record(each)
             for each in self._store.get_executions_by_context(context.id, _BY_ID)
         ]
+
+    def executions_of_step(self, step: str, *, fingerprint: str | None = None) -> list[ExecutionRecord]:
+        """Returns every try of a step in any run, newest first, or only those with one fingerprint."""
+        query = f"type = '{step}'"
+        if fingerprint is not None:
+            query += f" AND properties.fingerprint.string_value = '{fingerprint}'"
+        options = ListOptions(order_by=OrderByField.ID, is_asc=False, filter_query=query)
+        return [protos.execution_record(each) for each in self._store.get_executions(options)]
 
     def artifacts(self, run_id: str) -> list[ArtifactRecord]:
         """Returns the run's artifacts, oldest first, without those that a later try has overwritten."""
@@ -264,6 +313,10 @@ def _connect(path: Path) -> ml_metadata.MetadataStore:
             f"Expected an ML Metadata store in {path}, found a file that it cannot open. "
             f"Restore it from a backup, or choose another workspace with --workspace."
         ) from error
+
+
+def _taken(artifact: ArtifactRecord) -> tuple[int, None, proto.Event]:
+    return 0, None, protos.event(proto.Event.INPUT, artifact.name, artifact_id=artifact.id)
 
 
 def _live(artifacts: Iterable[Any]) -> list[ArtifactRecord]:

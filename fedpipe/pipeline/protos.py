@@ -22,6 +22,7 @@ _RUN_PROPERTIES = {
     "config_digest": STRING,
     "claim_id": STRING,
     "message": STRING,
+    "claim_closed": STRING,
 }
 _EXECUTION_PROPERTIES = {
     "run_id": STRING,
@@ -30,6 +31,8 @@ _EXECUTION_PROPERTIES = {
     "duration_seconds": DOUBLE,
     "message": STRING,
     "payloads": STRING,
+    "parts": STRING,
+    "because": STRING,
 }
 _ARTIFACT_PROPERTIES = {"name": STRING, "digest": STRING, "run_id": STRING, "step": STRING}
 
@@ -77,9 +80,9 @@ def event(kind: int, name: str, *, artifact_id: int | None = None) -> proto.Even
     return proto.Event(type=kind, path=path, artifact_id=artifact_id)
 
 
-def payloads_text(payloads: Mapping[str, str]) -> str:
-    """Returns the property that holds the digests of payload files."""
-    return canonical_json(dict(payloads))
+def mapping_text(values: Mapping[str, str]) -> str:
+    """Returns the property that holds a mapping."""
+    return canonical_json(dict(values))
 
 
 def run_record(context: Any) -> RunRecord:
@@ -96,6 +99,7 @@ def run_record(context: Any) -> RunRecord:
         epsilon=extra.get("epsilon"),
         delta=extra.get("delta"),
         message=text.get("message", ""),
+        claim_closed=text.get("claim_closed") == "yes",
     )
 
 
@@ -113,6 +117,8 @@ def execution_record(execution: Any) -> ExecutionRecord:
         duration_seconds=execution.properties["duration_seconds"].double_value if timed else None,
         message=text.get("message", ""),
         payloads=json.loads(text.get("payloads", "{}")),
+        parts=json.loads(text.get("parts", "{}")),
+        because=text.get("because", ""),
     )
 
 

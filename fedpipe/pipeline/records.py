@@ -25,6 +25,8 @@ class RunRecord:
     delta: float | None
     message: str
     """Why it failed; empty otherwise."""
+    claim_closed: bool
+    """Whether the run's claim was ended, so that nobody can go on with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class ExecutionRecord:
     """Why it failed; empty otherwise."""
     payloads: Mapping[str, str]
     """SHA-256 of each payload file that the step left, by its path within the step's directory."""
+    parts: Mapping[str, str]
+    """What the fingerprint is made of."""
+    because: str
+    """Why the step ran, or where it was loaded from."""
 
 
 @dataclass(frozen=True, kw_only=True)

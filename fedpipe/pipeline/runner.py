@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,24 +13,18 @@ from typing import Literal
 from pydantic import BaseModel
 
 from fedpipe.errors import FedpipeError
-from fedpipe.pipeline.artifacts import (
-    Artifact,
-    are_payloads_intact,
-    artifact_path,
-    check_outputs,
-    digest_payloads,
-    read_artifact,
-    write_artifact,
-)
-from fedpipe.pipeline.fingerprint import fingerprint
+from fedpipe.pipeline.artifacts import Artifact, artifact_path, check_outputs, digest_payloads, write_artifact
+from fedpipe.pipeline.cache import Cache, Hit
+from fedpipe.pipeline.fingerprint import Fingerprint, fingerprint
 from fedpipe.pipeline.metadata import MetadataStore
 from fedpipe.pipeline.pipeline import Pipeline
 from fedpipe.pipeline.progress import Progress
-from fedpipe.pipeline.records import ArtifactFile, ExecutionRecord, ExecutionState
+from fedpipe.pipeline.records import ArtifactFile, ExecutionState
 from fedpipe.pipeline.step import Step
 from fedpipe.pipeline.workspace import Workspace
 
 Clock = Callable[[], datetime]
+Timer = Callable[[], float]
 
 _logger = logging.getLogger(__name__)
 
@@ -41,9 +36,19 @@ class _Run:
     run_id: str
     progress: Progress
     clock: Clock
+    timer: Timer
+    cache: Cache
 
-    def seconds_since(self, moment: datetime) -> float:
-        return max(0.0, (self.clock() - moment).total_seconds())
+
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """One try of a step: its inputs and when it began."""
+
+    step: Step
+    inputs: Mapping[str, Artifact]
+    key: Fingerprint
+    started_at: datetime
+    started: float
 
 
 def run_pipeline(
@@ -54,12 +59,15 @@ def run_pipeline(
     run_id: str,
     progress: Progress,
     clock: Clock,
+    timer: Timer = time.monotonic,
+    reuse: bool = True,
 ) -> dict[str, BaseModel]:
-    """Returns every artifact of the pipeline by name, made now or loaded from an earlier try of this run.
+    """Returns every artifact of the pipeline by name, made now or loaded from an earlier execution.
 
-    A step is loaded if this run has a COMPLETE execution of it with the same fingerprint whose
-    files still have the recorded digests. The caller holds the workspace's lock and has made
-    the run with `MetadataStore.create_run`; the runner sets its status.
+    A step is loaded if this run, or with `reuse` any run of the workspace, has an execution of it
+    with the same fingerprint whose files still have the recorded digests. The caller holds the
+    workspace's lock and has made the run with `MetadataStore.create_run`; the runner sets its
+    status.
 
     Args:
         pipeline: the steps.
@@ -67,13 +75,24 @@ def run_pipeline(
         metadata: where runs, executions and artifacts are recorded.
         run_id: the run to begin or to resume.
         progress: is told when each step begins and ends.
-        clock: the time now, with its zone.
+        clock: the time now, with its zone; it may jump.
+        timer: seconds that never go back.
+        reuse: whether executions of other runs may stand for steps of this one.
 
     Raises:
         ConfigError: the run is not recorded.
         PipelineError: a step returned something other than it declares.
     """
-    run = _Run(workspace=workspace, metadata=metadata, run_id=run_id, progress=progress, clock=clock)
+    cache = Cache(workspace=workspace, metadata=metadata, run_id=run_id, others=reuse)
+    run = _Run(
+        workspace=workspace,
+        metadata=metadata,
+        run_id=run_id,
+        progress=progress,
+        clock=clock,
+        timer=timer,
+        cache=cache,
+    )
     made: dict[str, Artifact] = {}
     with _recorded_status(run):
         for index, step in enumerate(pipeline.steps, start=1):
@@ -97,77 +116,65 @@ def _recorded_status(run: _Run) -> Iterator[None]:
 
 def _follow(run: _Run, step: Step, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Returns the step's outputs, and tells the progress how it ended."""
-    started = run.clock()
+    started_at, started = run.clock(), run.timer()
     status: ExecutionState = "CACHED"
     try:
         key = fingerprint(step, {name: artifact.content_digest for name, artifact in inputs.items()})
-        outputs = _load(run, step, key)
-        if outputs is None:
-            outputs, status = _execute(run, step, key, inputs), "COMPLETE"
+        this = _Try(step=step, inputs=inputs, key=key, started_at=started_at, started=started)
+        hit, damaged = run.cache.find(step, key) if step.cacheable else (None, False)
+        if hit is None:
+            status = "COMPLETE"
+            outputs = _execute(run, this, damaged=damaged)
+        else:
+            outputs = _reuse(run, this, hit)
     except BaseException as error:
-        run.progress.step_finished(step.name, run.seconds_since(started), _outcome(error)[0])
+        run.progress.step_finished(step.name, run.timer() - started, _outcome(error)[0])
         raise
-    run.progress.step_finished(step.name, run.seconds_since(started), status)
+    run.progress.step_finished(step.name, run.timer() - started, status)
     return outputs
 
 
-def _candidates(run: _Run, step: Step, key: str) -> list[ExecutionRecord]:
-    """Returns the executions that may stand for the step, newest first: those of this run."""
-    executions = reversed(run.metadata.executions(run.run_id))
-    wanted = (step.name, key, "COMPLETE")
-    return [each for each in executions if (each.step, each.fingerprint, each.state) == wanted]
+def _reuse(run: _Run, this: _Try, hit: Hit) -> dict[str, Artifact]:
+    """Returns the outputs of an earlier execution; one of another run is brought into this one, on record."""
+    if hit.execution.run_id != run.run_id:
+        run.cache.adopt(this.step, hit)
+        run.metadata.record_cached(
+            run.run_id,
+            this.step.name,
+            fingerprint=this.key,
+            started_at=this.started_at,
+            duration_seconds=run.timer() - this.started,
+            inputs=[artifact.record for artifact in this.inputs.values()],
+            outputs=[artifact.record for artifact in hit.outputs.values()],
+            original=hit.execution,
+        )
+    return hit.outputs
 
 
-def _load(run: _Run, step: Step, key: str) -> dict[str, Artifact] | None:
-    """Returns the outputs of an earlier execution with this fingerprint, or None if none is intact."""
-    candidates = _candidates(run, step, key)
-    for execution in candidates:
-        outputs = _load_outputs(run, step, execution)
-        if outputs is not None:
-            return outputs
-    if candidates:
-        _logger.warning("Step %s runs again: files that it had made are missing or changed.", step.name)
-    return None
-
-
-def _load_outputs(run: _Run, step: Step, execution: ExecutionRecord) -> dict[str, Artifact] | None:
-    records = {record.name: record for record in run.metadata.outputs_of(execution.id)}
-    if {name: record.type_name for name, record in records.items()} != _declared(step):
-        return None
-    if not are_payloads_intact(run.workspace.step_dir(execution.run_id, execution.step), execution.payloads):
-        return None
-    outputs: dict[str, Artifact] = {}
-    for name, kind in step.outputs.items():
-        value = read_artifact(run.workspace.root / records[name].uri, kind, records[name].digest)
-        if value is None:
-            return None
-        outputs[name] = Artifact(value=value, record=records[name], payloads=execution.payloads)
-    return outputs
-
-
-def _declared(step: Step) -> dict[str, str]:
-    return {name: kind.__name__ for name, kind in step.outputs.items()}
-
-
-def _execute(run: _Run, step: Step, key: str, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+def _execute(run: _Run, this: _Try, *, damaged: bool) -> dict[str, Artifact]:
     """Runs the step on record and returns what it made."""
-    records = [artifact.record for artifact in inputs.values()]
-    started = run.clock()
+    if damaged:
+        _logger.warning("Step %s runs again: files that it had made are missing or changed.", this.step.name)
     execution_id = run.metadata.start_execution(
-        run.run_id, step.name, fingerprint=key, started_at=started, inputs=records
+        run.run_id,
+        this.step.name,
+        fingerprint=this.key,
+        because=run.cache.why(this.step, this.key, damaged=damaged),
+        started_at=this.started_at,
+        inputs=[artifact.record for artifact in this.inputs.values()],
     )
     try:
-        values, files, payloads = _call(run, step, inputs)
+        values, files, payloads = _call(run, this.step, this.inputs)
     except BaseException as error:
         state, message = _outcome(error)
         run.metadata.finish_execution(
-            execution_id, state=state, duration_seconds=run.seconds_since(started), message=message
+            execution_id, state=state, duration_seconds=run.timer() - this.started, message=message
         )
         raise
     made = run.metadata.finish_execution(
         execution_id,
         state="COMPLETE",
-        duration_seconds=run.seconds_since(started),
+        duration_seconds=run.timer() - this.started,
         outputs=files,
         payloads=payloads,
     )
@@ -182,10 +189,12 @@ def _call(
     arguments = {name: artifact.value for name, artifact in inputs.items()}
     values = check_outputs(step, step.function(directory=directory, **arguments))
     files: list[ArtifactFile] = []
-    for name, type_name in _declared(step).items():
+    for name, kind in step.outputs.items():
         path = artifact_path(directory, name)
         values[name], digest = write_artifact(path, values[name])
-        files.append(ArtifactFile(name=name, type_name=type_name, uri=run.workspace.uri(path), digest=digest))
+        files.append(
+            ArtifactFile(name=name, type_name=kind.__name__, uri=run.workspace.uri(path), digest=digest)
+        )
     return values, files, digest_payloads(directory, step.outputs)
 
 

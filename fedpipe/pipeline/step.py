@@ -18,9 +18,10 @@ class Step:
     artifacts are small. It may still hold what an earlier, failed try left behind, which is
     how a step resumes from its own checkpoint. The names `<output>.json` in it are taken.
 
-    Whatever changes the result must stand in `settings`, in an input or in the module that
-    defines `function`: arguments bound with `functools.partial` are not part of the
-    fingerprint, so bind there only what leaves the result as it is (a progress bar, a grid).
+    Whatever changes the result must stand in `settings`, in an input, or in the code that the
+    function's module reaches by imports: arguments bound with `functools.partial` are not part
+    of the fingerprint, so bind there only what leaves the result as it is (a progress bar, a
+    grid) or what `settings` repeats.
     """
 
     name: str
@@ -31,3 +32,7 @@ class Step:
     """Name to type of each artifact; the class's name is its type in ML Metadata."""
     settings: Mapping[str, Any]
     """The part of the configuration that this step depends on, as JSON can hold it."""
+    cacheable: bool = True
+    """False: it looks at the world, so every run, resumed or not, runs it."""
+    still_holds: Callable[[Mapping[str, BaseModel]], bool] | None = None
+    """Whether earlier outputs still say the truth about files outside the step's directory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from dp_accounting import dp_event
@@ -88,13 +89,17 @@ class PrivacyPlan(BaseModel):
         """The splits that have blocks of their own."""
         return ("train", "eval") if self.keyed else ("all",)
 
-    def queries_of(self, split: Split) -> dict[str, Query]:
-        """Returns the queries that read records of `split`'s block."""
-        return {name: query for name, query in self.queries.items() if split in query.splits}
+    def queries_for(self, split: str, steps: Collection[str] | None = None) -> dict[str, Query]:
+        """Returns the queries of `steps` (by default of all) that read records of `split`'s block."""
+        return {
+            name: query
+            for name, query in self.queries.items()
+            if split in query.splits and (steps is None or query.step in steps)
+        }
 
     def events_of(self, split: Split) -> list[DpEvent]:
         """Returns everything that one record of `split`'s block may pay."""
-        return [query.events for query in self.queries_of(split).values()]
+        return [query.events for query in self.queries_for(split).values()]
 
     def epsilon_of(self, split: Split) -> float:
         """Returns the PLD epsilon of `split`'s block over all planned events, at `delta`."""

@@ -12,6 +12,7 @@ import numpy as np
 from fedpipe.errors import FedpipeError
 from fedpipe.files import make_private_directory, sync_directory
 from fedpipe.learning.vectors import Vector
+from fedpipe.pipeline.artifacts import digest_payloads
 from server.artifacts import Model, ModelVersion, PushedModel
 
 
@@ -24,14 +25,14 @@ def deploy(
       FedpipeError: the exported model does not answer the canary.
     """
     target = models_dir / model_version.name / str(model_version.version)
-    if not target.exists():
-        weights = np.load(weights_directory / model.weights_file, allow_pickle=False)
-        _push(target, model_version, weights)
+    weights = np.load(weights_directory / model.weights_file, allow_pickle=False)
+    _push(target, model_version, weights)
     pushed = PushedModel(
         name=model_version.name,
         version=model_version.version,
         path=f"{models_dir.name}/{model_version.name}/{model_version.version}",
         status=model_version.privacy.status,
+        files=digest_payloads(target, ()),
         canary="a record without any value got finite probabilities",
     )
     return {"pushed_model": pushed}
@@ -41,8 +42,6 @@ def _push(target: Path, model_version: ModelVersion, weights: Vector) -> None:
     from fedpipe.learning.serving import export_model
 
     make_private_directory(target.parent)
-    for abandoned in target.parent.glob(".staging-*"):  # by a process that was killed here
-        shutil.rmtree(abandoned, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=".staging-"))
     try:
         export_model(
@@ -54,10 +53,13 @@ def _push(target: Path, model_version: ModelVersion, weights: Vector) -> None:
         )
         _check_canary(staging, model_version.columns)
         _sync_tree(staging)
+        if target.exists():  # an earlier try got this far, or somebody deleted a part of it
+            os.replace(target, f"{staging}-replaced")
         os.replace(staging, target)
         sync_directory(target.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for abandoned in target.parent.glob(".staging-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
 
 
 def _check_canary(directory: Path, columns: tuple[str, ...]) -> None:

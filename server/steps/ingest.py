@@ -6,28 +6,58 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedpipe.errors import FederationError
+from fedpipe.errors import DataError, FederationError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.rounds import ask_cohort
 from fedpipe.ledger.certificate import Commitment
+from fedpipe.pipeline.artifacts import artifact_path
 from server.artifacts import Spans
 from server.steps.asking import Asker
 
 
 def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
-    """Returns who takes part. Each client that accepts has reserved the whole run's cost by then."""
+    """Returns who has which records, without cost. A resumed run keeps the spans that it began with.
+
+    Raises:
+      DataError: a client's records, or the code that answers, are no longer those that the run began with.
+    """
     terms = asker.terms
     request = Request(
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
     replies, refusals = ask_cohort(asker.clients, request, terms.training)
-    commitments = tuple(commitment for reply in replies for commitment in _commitments(reply))
-    spans = Spans(
+    found = Spans(
         schema_version=terms.data_schema.version,
-        commitments=commitments,
+        commitments=tuple(commitment for reply in replies for commitment in _commitments(reply)),
+        code={reply.client: str(reply.values.get("code")) for reply in replies},
         refusals={refusal.client: refusal.reason for refusal in refusals},
     )
-    return {"spans": spans}
+    begun = _begun_with(directory)
+    if begun is None:
+        return {"spans": found}
+    _check_unchanged(begun, found)
+    return {"spans": begun}
+
+
+def _begun_with(directory: Path) -> Spans | None:
+    """Returns the spans of an earlier try of this run; a damaged file is none."""
+    try:
+        return Spans.model_validate_json(artifact_path(directory, "spans").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _check_unchanged(begun: Spans, found: Spans) -> None:
+    # Answers of before stand beside answers of now: both must be about the same records.
+    changed = sorted(
+        {each.client for each in found.commitments if each not in begun.commitments}
+        | {client for client, digest in found.code.items() if digest != begun.code.get(client)}
+    )
+    if changed:
+        raise DataError(
+            f"Expected the records and the code that this run began with, found others at {changed[0]} "
+            f"({len(changed)} clients in all): start a new run."
+        )
 
 
 def _commitments(reply: Reply) -> list[Commitment]:

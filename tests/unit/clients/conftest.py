@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from clients.policy import NodePolicy
 from fedpipe.federation import Request
 from fedpipe.federation.terms import RunTerms
 
+STEPS = ("validate", "preprocess", "train", "analyze")
 HEADER = "record_id,age,town,ill"
 RECORDS = [f"r{n},{20 + n},{'ulm' if n % 2 else 'trier'},{'y' if n % 3 else 'n'}" for n in range(12)]
 
@@ -41,6 +42,17 @@ def make_node(tmp_path: Path) -> Callable[..., Node]:
 
 @pytest.fixture
 def offer() -> Callable[..., Request]:
+    """Returns the request to claim what some steps of a run may cost; by default all."""
+
+    def make(terms: RunTerms, run_id: str = "run-1", steps: Sequence[str] = STEPS) -> Request:
+        values = {"terms": terms.model_dump(mode="json"), "steps": list(steps)}
+        return Request(run_id=run_id, step="claim", values=values)
+
+    return make
+
+
+@pytest.fixture
+def survey() -> Callable[..., Request]:
     """Returns the request of `ingest` for some terms."""
 
     def make(terms: RunTerms, run_id: str = "run-1") -> Request:

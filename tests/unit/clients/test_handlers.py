@@ -22,6 +22,7 @@ from fedpipe.learning import kernel
 from fedpipe.learning.score_histograms import ScoreBins
 from fedpipe.ledger import Ledger
 from fedpipe.privacy import SeededRandomness
+from fedpipe.provenance import code_digest
 
 MakeTerms = Callable[..., RunTerms]
 MakeNode = Callable[..., Node]
@@ -85,7 +86,7 @@ def train_request(server_round: int = 1, **changes: Any) -> Request:
 def accepted(make_node: MakeNode, make_terms: MakeTerms, offer: Offer) -> Node:
     """A node that has accepted run-1."""
     node = make_node()
-    handlers.ingest(node, offer(make_terms()))
+    handlers.claim(node, offer(make_terms()))
     return node
 
 
@@ -95,61 +96,95 @@ def num_releases(node: Node, run_id: str = "run-1") -> int:
 
 
 def test_an_ingest_reply_holds_nothing_observed(
-    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+    make_node: MakeNode, make_terms: MakeTerms, survey: Offer
 ) -> None:
     """Other records, any number of them: only the keyed commitment differs."""
     replies = []
     for lines in (["r1,30,ulm,y"], [f"x{n},{n},nowhere,?" for n in range(40)], []):
         node = make_node(lines=lines)
-        node.ledger_path.unlink(missing_ok=True)
-        replies.append(handlers.ingest(node, offer(make_terms())))
+        replies.append(handlers.ingest(node, survey(make_terms())))
+    expected = {
+        "schema_version": "1",
+        "code": code_digest("clients.handlers"),
+        "spans": [{"name": "undated"}],
+    }
     commitments = [reply.values["spans"][0].pop("commitment") for reply in replies]
     assert {encode_reply(reply) for reply in replies} == {
-        encode_reply(Reply(client="client-1", values={"schema_version": "1", "spans": [{"name": "undated"}]}))
+        encode_reply(Reply(client="client-1", values=expected))
     }
     assert len(set(commitments)) == 3
+    assert not node.ledger_path.exists()
     assert all(len(commitment) == 64 for commitment in commitments)
 
 
-def test_a_commitment_needs_the_node_s_key(make_node: MakeNode, make_terms: MakeTerms, offer: Offer) -> None:
+def test_a_commitment_needs_the_node_s_key(make_node: MakeNode, make_terms: MakeTerms, survey: Offer) -> None:
     node = make_node()
-    before = handlers.ingest(node, offer(make_terms(), "run-1")).values
+    before = handlers.ingest(node, survey(make_terms(), "run-1")).values
     node.key_path.write_bytes(b"another key of enough bytes")
-    after = handlers.ingest(node, offer(make_terms(), "run-2")).values
+    after = handlers.ingest(node, survey(make_terms(), "run-2")).values
     assert before != after
 
 
-def test_ingest_reserves_the_whole_run_before_anything_is_answered(
+def test_a_claim_reserves_the_whole_run_before_anything_is_answered(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer
 ) -> None:
     node = make_node(lifetime_runs=1)
-    handlers.ingest(node, offer(make_terms(), "run-1"))
+    handlers.claim(node, offer(make_terms(), "run-1"))
     with Ledger(node.ledger_path) as ledger:
         spending = ledger.spending()
     assert max(block.held / block.budget for block in spending) == pytest.approx(1.0)
     assert all(block.held > 0 for block in spending)
     assert sum(block.num_releases for block in spending) == 0
     with pytest.raises(BudgetError, match=r"Requested: .*remaining: .*difference: "):
-        handlers.ingest(node, offer(make_terms(), "run-2"))
+        handlers.claim(node, offer(make_terms(), "run-2"))
 
 
 def test_the_same_offer_is_accepted_again_at_no_cost(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer
 ) -> None:
     node = make_node(lifetime_runs=1)
-    first = handlers.ingest(node, offer(make_terms()))
-    assert encode_reply(handlers.ingest(node, offer(make_terms()))) == encode_reply(first)
+    first = handlers.claim(node, offer(make_terms()))
+    assert encode_reply(handlers.claim(node, offer(make_terms()))) == encode_reply(first)
 
 
 @pytest.mark.parametrize("values", [{}, {"terms": None}, {"terms": {"plan": 1}}])
 def test_an_offer_without_terms_is_refused(make_node: MakeNode, values: dict[str, Any]) -> None:
-    with pytest.raises(FederationError, match="terms of a run"):
-        handlers.ingest(make_node(), Request(run_id="run-1", step="ingest", values=values))
+    request = Request(run_id="run-1", step="ingest", values=values)
+    claim = replace(request, step="claim", values=values | {"steps": ["train"]})
+    for handler, asked in ((handlers.ingest, request), (handlers.claim, claim)):
+        with pytest.raises(FederationError, match="terms of a run"):
+            handler(make_node(), asked)
+
+
+@pytest.mark.parametrize("steps", [None, [], "train", ["ingest"], ["train", "read_everything"], [["train"]]])
+def test_a_claim_names_steps_that_can_be_charged(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, steps: Any
+) -> None:
+    request = offer(make_terms())
+    with pytest.raises(FederationError, match="claim for steps"):
+        handlers.claim(make_node(), replace(request, values=request.values | {"steps": steps}))
+
+
+def test_only_the_claimed_steps_are_reserved_and_answered(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
+) -> None:
+    """The rest of a run whose first steps came from the cache."""
+    node = make_node(lifetime_runs=1)
+    handlers.claim(node, offer(make_terms(), steps=["analyze"]))
+    with Ledger(node.ledger_path) as ledger:
+        held = {spending.block.split: spending.held for spending in ledger.spending()}
+    assert held["train"] == 0 < held["eval"]
+    with pytest.raises(BudgetError, match="all planned releases"):
+        handlers.release(node, train_request())
+    with pytest.raises(BudgetError, match="all planned releases"):
+        handlers.release(node, Request(run_id="run-1", step="validate"))
+    with pytest.raises(LedgerError, match="blocks and steps"):
+        handlers.claim(node, offer(make_terms()))
 
 
 @pytest.mark.parametrize("step", ["validate", "preprocess", "train", "analyze"])
-def test_a_step_before_ingest_is_refused(make_node: MakeNode, step: str) -> None:
-    with pytest.raises(LedgerError, match="ingest comes first"):
+def test_a_step_before_its_claim_is_refused(make_node: MakeNode, step: str) -> None:
+    with pytest.raises(LedgerError, match="the claim comes first"):
         handlers.release(make_node(), Request(run_id="run-1", step=step))
 
 
@@ -159,11 +194,13 @@ def test_only_planned_steps_are_released(accepted: Node, step: str) -> None:
         handlers.release(accepted, Request(run_id="run-1", step=step))
 
 
-def test_the_plan_cannot_be_changed_after_ingest(accepted: Node, make_terms: MakeTerms, offer: Offer) -> None:
+def test_the_plan_cannot_be_changed_after_the_claim(
+    accepted: Node, make_terms: MakeTerms, offer: Offer
+) -> None:
     weaker = make_terms().plan.model_dump(mode="json")
     weaker["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
     with pytest.raises(LedgerError, match="terms"):
-        handlers.ingest(accepted, offer(make_terms(plan=weaker)))
+        handlers.claim(accepted, offer(make_terms(plan=weaker)))
     with Ledger(accepted.ledger_path) as ledger:
         assert RunTerms.model_validate_json(ledger.terms("run-1", "client-1")) == make_terms()
 
@@ -202,7 +239,7 @@ def test_a_plan_that_leaves_a_query_uncharged_is_refused(
     node = make_node()
 
     def run() -> None:
-        handlers.ingest(node, request)
+        handlers.claim(node, request)
         handlers.release(node, Request(run_id="run-1", step="validate"))
         handlers.release(node, train_request())
 
@@ -223,8 +260,8 @@ def test_records_cannot_be_moved_to_other_blocks_by_a_later_run(
     accepted: Node, make_terms: MakeTerms, offer: Offer
 ) -> None:
     with pytest.raises(LedgerError, match="first divided"):
-        handlers.ingest(accepted, offer(make_terms(eval_fraction=0.5), "run-2"))
-    handlers.ingest(accepted, offer(make_terms(), "run-3"))
+        handlers.claim(accepted, offer(make_terms(eval_fraction=0.5), "run-2"))
+    handlers.claim(accepted, offer(make_terms(), "run-3"))
 
 
 def test_an_identical_train_request_gets_identical_bytes_for_one_charge(
@@ -242,7 +279,7 @@ def test_with_secure_randomness_too_the_stored_reply_is_given_again(
 ) -> None:
     plan = make_terms().plan.model_dump(mode="json") | {"randomness": "secure"}
     node = make_node(seed=None)
-    handlers.ingest(node, offer(make_terms(plan=plan)))
+    handlers.claim(node, offer(make_terms(plan=plan)))
     replies = {encode_reply(handlers.release(node, train_request())) for _ in range(3)}
     assert len(replies) == 1
     second = handlers.release(node, train_request(2))
@@ -313,25 +350,25 @@ def test_finishing_frees_what_was_not_released_and_ends_the_run(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
 ) -> None:
     node = make_node(lifetime_runs=1)
-    handlers.ingest(node, offer(make_terms(), "run-1"))
+    handlers.claim(node, offer(make_terms(), "run-1"))
     for _ in range(2):
         handlers.finish(node, Request(run_id="run-1", step="finish"))
-    handlers.ingest(node, offer(make_terms(), "run-2"))
+    handlers.claim(node, offer(make_terms(), "run-2"))
     with pytest.raises(LedgerError, match=r"closed|open claim"):
         handlers.release(node, train_request())
     with pytest.raises(LedgerError, match="closed"):
-        handlers.ingest(node, offer(make_terms(), "run-1"))
+        handlers.claim(node, offer(make_terms(), "run-1"))
 
 
 def test_what_was_released_stays_spent_after_finishing(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer
 ) -> None:
     node = make_node(lifetime_runs=1)
-    handlers.ingest(node, offer(make_terms(), "run-1"))
+    handlers.claim(node, offer(make_terms(), "run-1"))
     handlers.release(node, Request(run_id="run-1", step="validate"))
     handlers.finish(node, Request(run_id="run-1", step="finish"))
     with pytest.raises(BudgetError):
-        handlers.ingest(node, offer(make_terms(), "run-2"))
+        handlers.claim(node, offer(make_terms(), "run-2"))
 
 
 def test_a_seeded_plan_is_refused_at_once_without_the_owner_s_seed(
@@ -339,7 +376,7 @@ def test_a_seeded_plan_is_refused_at_once_without_the_owner_s_seed(
 ) -> None:
     node = make_node(seed=None)
     with pytest.raises(LedgerError, match="refused by policy"):
-        handlers.ingest(node, offer(make_terms()))
+        handlers.claim(node, offer(make_terms()))
     assert not node.ledger_path.exists()
 
 
@@ -347,14 +384,14 @@ def test_a_run_without_privacy_is_refused_unless_allowed(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer
 ) -> None:
     with pytest.raises(LedgerError, match="refused by policy"):
-        handlers.ingest(make_node(), offer(make_terms(plan=NOT_PRIVATE)))
+        handlers.claim(make_node(), offer(make_terms(plan=NOT_PRIVATE)))
 
 
 def test_a_run_without_privacy_is_exact_and_leaves_budgets_alone(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
 ) -> None:
     node = make_node(allow_not_private=True, lifetime_runs=1)
-    handlers.ingest(node, offer(make_terms(plan=NOT_PRIVATE), "run-1"))
+    handlers.claim(node, offer(make_terms(plan=NOT_PRIVATE), "run-1"))
     counts = handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"]
     assert counts.sum() == 12
     handlers.release(node, train_request())
@@ -362,7 +399,7 @@ def test_a_run_without_privacy_is_exact_and_leaves_budgets_alone(
     assert trained.tasks[0].clipping_norm is None
     with Ledger(node.ledger_path) as ledger:
         assert ledger.spending() == []
-    handlers.ingest(node, offer(make_terms(), "run-2"))
+    handlers.claim(node, offer(make_terms(), "run-2"))
 
 
 def _released(node: Node, step: str, monkeypatch: pytest.MonkeyPatch) -> Reply:
@@ -387,7 +424,7 @@ def test_every_count_that_leaves_is_an_integer_with_noise(
 ) -> None:
     """A client without any record answers as loudly as the others."""
     node = make_node(lines=[f"r{n},{20 + n},ulm,y" for n in range(num_records)])
-    handlers.ingest(node, offer(make_terms()))
+    handlers.claim(node, offer(make_terms()))
     reply = _released(node, step, monkeypatch)
     values = np.concatenate([array.ravel() for array in reply.arrays.values()])
     assert {array.dtype for array in reply.arrays.values()} == {np.dtype(np.int64)}
@@ -409,7 +446,7 @@ def test_shapes_do_not_depend_on_the_records(
     shapes = []
     for number, lines in enumerate(([], ["r1,?,ulm,y"], None)):
         node = make_node(f"client-{number}", lines=lines)
-        handlers.ingest(node, offer(make_terms()))
+        handlers.claim(node, offer(make_terms()))
         reply = _released(node, step, monkeypatch)
         shapes.append({name: array.shape for name, array in reply.arrays.items()})
     assert shapes[0] == shapes[1] == shapes[2]
@@ -419,7 +456,7 @@ def test_a_client_without_records_trains_pure_noise(
     make_node: MakeNode, make_terms: MakeTerms, offer: Offer, trained: FakeKernel
 ) -> None:
     node = make_node(lines=[])
-    handlers.ingest(node, offer(make_terms()))
+    handlers.claim(node, offer(make_terms()))
     sums = handlers.release(node, train_request()).arrays["sum"]
     [task] = trained.tasks
     assert [len(batch) for batch in task.batches] == [0, 0]
@@ -434,7 +471,7 @@ def test_noise_has_the_planned_size_whatever_the_client_holds(
     weights = np.zeros(20_000, np.float32)
     for name, lines in (("empty", []), ("full", None)):
         node = make_node(name, lines=lines)
-        handlers.ingest(node, offer(make_terms()))
+        handlers.claim(node, offer(make_terms()))
         handlers.release(node, train_request(arrays={"weights": weights}))
     for task in trained.tasks:
         assert task.noise.shape == (2, 20_000)
@@ -461,7 +498,7 @@ def test_only_labelled_training_records_train(
 ) -> None:
     node = make_node(lines=[f"r{n},{n},ulm,{'y' if n % 2 else 'unknown'}" for n in range(40)])
     terms = make_terms()
-    handlers.ingest(node, offer(terms))
+    handlers.claim(node, offer(terms))
     handlers.release(node, train_request())
     shard = node.shard(terms)
     expected = int(((shard.labels >= 0) & ~shard.is_eval).sum())
@@ -483,7 +520,7 @@ def test_unequal_clients_answer_from_their_own_records(
     for node in nodes:
         plan = make_terms().plan.model_dump(mode="json")
         plan["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
-        handlers.ingest(node, offer(make_terms(plan=plan)))
+        handlers.claim(node, offer(make_terms(plan=plan)))
         totals.append(
             int(handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"].sum())
         )
@@ -501,7 +538,7 @@ def test_owners_who_share_a_ledger_have_budgets_of_their_own(
     first = replace(make_node(lifetime_runs=1), account="hearts.client-1")
     second = replace(first, account="lungs.client-1")
     for node in (first, second):
-        assert handlers.ingest(node, offer(make_terms())).client == "client-1"
+        assert handlers.claim(node, offer(make_terms())).client == "client-1"
         handlers.release(node, Request(run_id="run-1", step="validate"))
     with Ledger(first.ledger_path) as ledger:
         assert {spending.block.client for spending in ledger.spending()} == {
@@ -509,7 +546,7 @@ def test_owners_who_share_a_ledger_have_budgets_of_their_own(
             "lungs.client-1",
         }
     with pytest.raises(BudgetError, match="hearts"):
-        handlers.ingest(first, offer(make_terms(), "run-2"))
+        handlers.claim(first, offer(make_terms(), "run-2"))
 
 
 def test_the_ledger_of_a_node_is_its_own_file(accepted: Node, tmp_path: Path) -> None:

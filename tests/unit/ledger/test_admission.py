@@ -142,7 +142,7 @@ def test_runs_and_clients_are_told_apart(desk: Desk) -> None:
     }
     with desk.open() as ledger:
         assert ledger.terms("r1", "bob") == ledger.terms("r1", "ada") == '{"agreed":true}'
-        with pytest.raises(LedgerError, match="ingest comes first"):
+        with pytest.raises(LedgerError, match="the claim comes first"):
             ledger.terms("r2", "ada")
 
 

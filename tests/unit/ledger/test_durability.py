@@ -174,7 +174,7 @@ def test_processes_that_make_a_ledger_at_once_share_it(desk: Desk, attempt: int)
             ledger.spending()
 
     assert race([action] * 6) == ["won"] * 6
-    assert desk.contents()["info"] == [("format_version", "1")]
+    assert desk.contents()["info"] == [("format_version", "2")]
 
 
 def test_a_ledger_that_stays_locked_is_an_error_of_ours(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,9 +76,9 @@ def test_another_programs_database_is_refused_and_left_alone(desk: Desk) -> None
 def test_another_format_version_is_refused_and_left_alone(desk: Desk) -> None:
     desk.reserve("r1")
     with closing(sqlite3.connect(desk.path)) as connection, connection:
-        connection.execute("UPDATE info SET value = '2'")
+        connection.execute("UPDATE info SET value = '99'")
     before = desk.contents()
-    with pytest.raises(LedgerError, match="found 2"):
+    with pytest.raises(LedgerError, match="found 99"):
         desk.open()
     assert desk.contents() == before
 

@@ -15,12 +15,16 @@ from ml_metadata import proto
 
 from fedpipe.errors import ConfigError, WorkspaceError
 from fedpipe.pipeline import ArtifactFile, ArtifactRecord, MetadataStore, RunRecord, Workspace
+from fedpipe.pipeline.fingerprint import Fingerprint
 
 NOON = datetime(2024, 1, 2, 12, tzinfo=timezone.utc)
+KEY = Fingerprint(parts={"code": "c1", "settings.seed": "0"})
 
 
 def _start(metadata: MetadataStore, step: str, *inputs: ArtifactRecord) -> int:
-    return metadata.start_execution("run-1", step, fingerprint="f00d", started_at=NOON, inputs=inputs)
+    return metadata.start_execution(
+        "run-1", step, fingerprint=KEY, because="first", started_at=NOON, inputs=inputs
+    )
 
 
 def _file(name: str, digest: str = "d1") -> ArtifactFile:
@@ -86,6 +90,7 @@ def test_new_run_is_running(metadata: MetadataStore) -> None:
         epsilon=None,
         delta=None,
         message="",
+        claim_closed=False,
     )
     assert metadata.runs() == [expected]
     assert metadata.run("run-1") == expected
@@ -129,7 +134,7 @@ def test_execution_is_recorded_from_start_to_end(metadata: MetadataStore) -> Non
     execution_id = _start(metadata, "train")
     [running] = metadata.executions("run-1")
     assert (running.id, running.run_id, running.step) == (execution_id, "run-1", "train")
-    assert (running.state, running.fingerprint, running.duration_seconds) == ("RUNNING", "f00d", None)
+    assert (running.state, running.fingerprint, running.duration_seconds) == ("RUNNING", KEY.digest, None)
     assert (running.started_at, running.message, running.payloads) == ("2024-01-02T12:00:00+00:00", "", {})
     metadata.finish_execution(execution_id, state="FAILED", duration_seconds=0.5, message="OSError")
     [failed] = metadata.executions("run-1")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
+import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,7 @@ from pydantic import BaseModel
 
 from fedpipe.errors import BudgetError, ConfigError, PipelineError
 from fedpipe.pipeline import MetadataStore, Pipeline, SilentProgress, Step, Workspace, run_pipeline
-from fedpipe.pipeline.fingerprint import code_digest, fingerprint
+from fedpipe.pipeline.fingerprint import Fingerprint, fingerprint
 
 
 class Spans(BaseModel):
@@ -106,6 +108,7 @@ def run(workspace: Workspace, metadata: MetadataStore, clock: Callable[[], datet
         run_id="run-1",
         progress=SilentProgress(),
         clock=clock,
+        timer=functools.partial(next, itertools.count(0.0, 2.0)),
     )
 
 
@@ -144,7 +147,7 @@ def test_run_is_recorded_with_lineage_and_times(run: Run, calls: Calls, metadata
     assert metadata.run("run-1").status == "COMPLETE"
     assert _states(metadata) == [("ingest", "COMPLETE"), ("train", "COMPLETE"), ("analyze", "COMPLETE")]
     train, analyze = metadata.executions("run-1")[1:]
-    assert train.duration_seconds == 1.0
+    assert train.duration_seconds == 2.0
     assert list(train.payloads) == ["weights/0.txt"]
     assert [each.name for each in metadata.inputs_of(analyze.id)] == ["spans", "model"]
     assert [each.uri for each in metadata.outputs_of(analyze.id)] == ["runs/run-1/analyze/evaluation.json"]
@@ -154,10 +157,10 @@ def test_run_is_recorded_with_lineage_and_times(run: Run, calls: Calls, metadata
 def test_progress_hears_of_every_step(run: Run, calls: Calls) -> None:
     progress = RecordedProgress()
     run(calls.pipeline(), progress=progress)
-    assert progress.lines[:3] == [("ingest", 1, 3), ("ingest", 3.0, "COMPLETE"), ("train", 2, 3)]
+    assert progress.lines[:3] == [("ingest", 1, 3), ("ingest", 4.0, "COMPLETE"), ("train", 2, 3)]
     progress.lines.clear()
     run(calls.pipeline(), progress=progress)
-    assert progress.lines[:3] == [("ingest", 1, 3), ("ingest", 1.0, "CACHED"), ("train", 2, 3)]
+    assert progress.lines[:3] == [("ingest", 1, 3), ("ingest", 2.0, "CACHED"), ("train", 2, 3)]
 
 
 def test_failed_step_is_recorded_and_raised(run: Run, calls: Calls, metadata: MetadataStore) -> None:
@@ -212,17 +215,102 @@ def test_complete_run_is_loaded_without_running_or_recording(
     assert metadata.executions("run-1") == before
 
 
-def test_another_run_does_not_reuse_this_one(run: Run, calls: Calls, metadata: MetadataStore) -> None:
-    run(calls.pipeline())
-    metadata.create_run(
-        "run-2",
-        pipeline="lifecycle",
-        config_digest="",
-        created_at=datetime.fromisoformat("2024-01-03T00:00:00+00:00"),
-    )
+@pytest.fixture
+def second(metadata: MetadataStore) -> str:
+    """Another run of the same pipeline."""
+    created_at = datetime.fromisoformat("2024-01-03T00:00:00+00:00")
+    metadata.create_run("run-2", pipeline="lifecycle", config_digest="", created_at=created_at)
+    return "run-2"
+
+
+def _told(metadata: MetadataStore, run_id: str) -> list[tuple[str, str, str]]:
+    return [(each.step, each.state, each.because) for each in metadata.executions(run_id)]
+
+
+def test_another_run_takes_over_what_did_not_change_and_says_from_where(
+    run: Run, calls: Calls, metadata: MetadataStore, workspace: Workspace, second: str
+) -> None:
+    first = run(calls.pipeline())
     calls.names.clear()
-    run(calls.pipeline(), run_id="run-2")
+    assert run(calls.pipeline(), run_id=second) == first
+    assert calls.names == []
+    origin = "cached from run run-1"
+    assert _told(metadata, second) == [(step, "CACHED", origin) for step in ("ingest", "train", "analyze")]
+    taken = [[each.id for each in metadata.artifacts(run_id)] for run_id in ("run-1", second)]
+    assert taken[0] == taken[1]
+    assert (workspace.runs_dir / second / "train" / "weights" / "0.txt").read_text() == "0.5"
+    assert [each.name for each in metadata.inputs_of(metadata.executions(second)[1].id)] == ["spans"]
+
+
+def test_what_a_run_took_over_serves_the_next_when_the_original_is_gone(
+    run: Run, calls: Calls, metadata: MetadataStore, workspace: Workspace, second: str
+) -> None:
+    first = run(calls.pipeline())
+    run(calls.pipeline(), run_id=second)
+    shutil.rmtree(workspace.runs_dir / "run-1")
+    calls.names.clear()
+    assert run(calls.pipeline(), run_id=second) == first
+    assert calls.names == []
+
+
+def test_without_reuse_everything_runs_again(run: Run, calls: Calls, second: str) -> None:
+    run(calls.pipeline())
+    calls.names.clear()
+    run(calls.pipeline(), run_id=second, reuse=False)
     assert calls.names == ["ingest", "train", "analyze"]
+
+
+def test_lineage_says_why_a_step_ran(run: Run, calls: Calls, metadata: MetadataStore, second: str) -> None:
+    run(calls.pipeline(rounds=3))
+    calls.weight = 0.25
+    run(calls.pipeline(rounds=4), run_id=second)
+    assert [why for *_, why in _told(metadata, "run-1")] == ["it never ran before"] * 3
+    assert [why for *_, why in _told(metadata, second)] == [
+        "cached from run run-1",
+        "rounds changed from 3 to 4",
+        "its input model changed",
+    ]
+
+
+def test_step_that_looks_at_the_world_always_runs(
+    run: Run, calls: Calls, metadata: MetadataStore, second: str
+) -> None:
+    def pipeline() -> Pipeline:
+        steps = calls.pipeline().steps
+        return Pipeline([replace(steps[0], cacheable=False), *steps[1:]])
+
+    run(pipeline())
+    calls.names.clear()
+    run(pipeline())
+    run(pipeline(), run_id=second)
+    assert calls.names == ["ingest", "ingest"]
+    assert _told(metadata, second)[0] == ("ingest", "COMPLETE", "it always runs")
+
+
+def test_outputs_that_no_longer_hold_are_made_again(run: Run, calls: Calls, second: str) -> None:
+    holds = True
+
+    def pipeline() -> Pipeline:
+        steps = calls.pipeline().steps
+        return Pipeline([*steps[:2], replace(steps[2], still_holds=lambda outputs: holds)])
+
+    run(pipeline())
+    calls.names.clear()
+    run(pipeline(), run_id=second)
+    assert calls.names == []
+    holds = False
+    run(pipeline(), run_id=second)
+    assert calls.names == ["analyze"]
+
+
+def test_link_that_a_killed_process_left_is_no_obstacle(
+    run: Run, calls: Calls, workspace: Workspace, second: str
+) -> None:
+    run(calls.pipeline())
+    left = workspace.make_step_dir(second, "train") / "model.json"
+    left.write_text("half")
+    assert run(calls.pipeline(), run_id=second)["model"] == Model(weight=1.5)
+    assert json.loads(left.read_text()) == {"weight": 1.5}
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("{}"), Path.unlink])
@@ -317,15 +405,35 @@ def test_fingerprint_changes_with_all_that_may_change_the_result(calls: Calls) -
         fingerprint(replace(step, settings={"rounds": 2}), {"spans": "d1"}),
         fingerprint(replace(step, function=cast("Any", json.dumps)), {"spans": "d1"}),
     ]
-    assert len({same, *others}) == 5
+    assert len({each.digest for each in (same, *others)}) == 5
 
 
-def test_code_digest_looks_behind_partials_and_wrappers(calls: Calls) -> None:
+def test_fingerprint_looks_behind_partials_and_wrappers(calls: Calls) -> None:
     @functools.wraps(json.dumps)
     def wrapper() -> None: ...
 
-    assert code_digest(functools.partial(functools.partial(json.dumps, indent=1), 2)) == code_digest(
-        json.dumps
+    step = calls.pipeline().steps[1]
+
+    def code(function: Any) -> str:
+        return fingerprint(replace(step, function=function), {}).parts["code"]
+
+    assert code(functools.partial(functools.partial(json.dumps, indent=1), 2)) == code(json.dumps)
+    assert code(wrapper) == code(json.dumps)
+    assert code(calls.train) == code(test_fingerprint_looks_behind_partials_and_wrappers)
+    assert code(calls.train) != code(json.dumps)
+
+
+def test_words_for_a_change_name_settings_first_and_stay_short() -> None:
+    now = Fingerprint(
+        parts={"code": "c2", "input.spans": "2", "settings.a": "1", "settings.b.c": "2", "settings.d": "3"}
     )
-    assert code_digest(wrapper) == code_digest(json.dumps)
-    assert code_digest(calls.train) == code_digest(test_code_digest_looks_behind_partials_and_wrappers)
+    before = {
+        "code": "c1",
+        "input.spans": "1",
+        "settings.b.c": "1",
+        "settings.d": "sha256:0",
+        "settings.e": "0",
+    }
+    assert now.changes_since(before) == "a is new; b.c changed from 1 to 2; d changed; 3 more"
+    assert now.changes_since({**now.parts, "input.spans": "1"}) == "its input spans changed"
+    assert now.changes_since({**now.parts, "code": "c1"}) == "the code changed"

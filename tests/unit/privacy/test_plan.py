@@ -58,8 +58,8 @@ def test_a_plan_without_privacy_survives_its_json_text() -> None:
 def test_a_record_pays_exactly_for_the_queries_of_its_split() -> None:
     plan = make_plan()
     assert plan.splits == ("train", "eval")
-    assert set(plan.queries_of("train")) == {"labels", "columns", "features", "training"}
-    assert set(plan.queries_of("eval")) == {"labels", "columns", "evaluation"}
+    assert set(plan.queries_for("train")) == {"labels", "columns", "features", "training"}
+    assert set(plan.queries_for("eval")) == {"labels", "columns", "evaluation"}
     for split in plan.splits:
         by_hand = [query.events for name, query in plan.queries.items() if split in PLACES[name][1]]
         assert plan.epsilon_of(split) == epsilon(by_hand, 1e-5)
@@ -69,7 +69,7 @@ def test_a_record_pays_exactly_for_the_queries_of_its_split() -> None:
 def test_without_a_key_a_record_pays_for_everything() -> None:
     plan = make_plan(keyed=False)
     assert plan.splits == ("all",)
-    assert set(plan.queries_of("all")) == set(PLACES)
+    assert set(plan.queries_for("all")) == set(PLACES)
     everything = [query.events for query in plan.queries.values()]
     assert plan.total_epsilon() == epsilon(everything, 1e-5) > make_plan().total_epsilon()
 

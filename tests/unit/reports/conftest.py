@@ -232,6 +232,8 @@ def _executions() -> tuple[ExecutionRecord, ...]:
             duration_seconds=1.5,
             message="a private detail" if state == "FAILED" else "",
             payloads={"weights.npy": "cd" * 32} if step == "train" else {},
+            parts={},
+            because="",
         )
         for index, (step, state) in enumerate(tries)
     )

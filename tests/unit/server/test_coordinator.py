@@ -10,12 +10,20 @@ import pytest
 from pydantic import BaseModel
 
 from fedpipe.config import parse_config
-from fedpipe.errors import FederationError, PrivacyError, WorkspaceError
+from fedpipe.errors import (
+    BudgetError,
+    DataError,
+    FederationError,
+    PrivacyError,
+    Shortfall,
+    WorkspaceError,
+)
 from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.terms import RunTerms
 from fedpipe.pipeline import MetadataStore, Pipeline, SilentProgress, Step, Workspace
 from fedpipe.privacy import PrivacyPlan
 from server import coordinator
+from server.claims import CHARGED, CLAIM, Claim
 from server.coordinator import TERMS, RunRequest, run_cycle
 
 CONFIG = {
@@ -42,7 +50,7 @@ class Recording:
     def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
         assert request.step == "finish"
         self.finished.append(request.run_id)
-        return [Reply(client="a")], []
+        return [Reply(client="a", values={"closed": True})], []
 
 
 class World:
@@ -57,6 +65,7 @@ class World:
 
     def step(self, *, directory: Path) -> Mapping[str, BaseModel]:
         self.calls += 1
+        (directory.parent / CLAIM).write_text(Claim(steps=CHARGED).model_dump_json())
         if self.failure is not None:
             raise self.failure
         return {"note": Note()}
@@ -130,6 +139,57 @@ def test_a_failed_run_keeps_its_claim_until_nobody_can_go_on_with_it(world: Worl
     assert world.clients.finished == ["run-1", "run-2"]
 
 
+def test_data_that_is_not_fit_ends_the_run_and_its_claim(world: World) -> None:
+    world.failure = DataError("Expected data fit for training, found one class.")
+    with pytest.raises(DataError):
+        world.run("run-1")
+    assert world.clients.finished == ["run-1"]
+    [run] = world.metadata.runs()
+    assert (run.status, run.claim_closed) == ("FAILED", True)
+
+
+def test_a_run_that_claimed_nothing_has_nothing_to_close(world: World) -> None:
+    world.run("run-1")
+    (world.workspace.runs_dir / "run-1" / CLAIM).unlink()
+    world.metadata.create_run(
+        "run-2", pipeline="small", config_digest="c", created_at=datetime(2024, 1, 1, tzinfo=timezone.utc)
+    )
+    world.run("run-3")
+    assert world.clients.finished == ["run-1"]
+
+
+def test_a_claim_that_no_owner_knows_stays_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other data, other owners: theirs is closed when they are asked again."""
+    world.failure = FederationError("Expected answers, found none.")
+    with pytest.raises(FederationError):
+        world.run("run-1")
+    world.failure = None
+    with monkeypatch.context() as patch:
+        patch.setattr(world.clients, "ask", lambda request, *, timeout_seconds: ([Reply(client="b")], []))
+        world.run("run-2")
+    world.run("run-3")  # from the cache: it claims nothing itself
+    assert world.clients.finished == ["run-1", "run-2"]
+
+
+def test_a_refused_budget_names_the_epsilon_that_would_fit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.planning.largest_epsilon", lambda config, shortfalls: 1.5)
+    shortfall = Shortfall(
+        block="a/undated/train",
+        split="train",
+        requested=2,
+        remaining=1,
+        renyi_order=4,
+        epsilon=3,
+        delta=1e-5,
+    )
+    world.failure = BudgetError("Requested: 2, remaining: 1, difference: 1.", [shortfall])
+    with pytest.raises(BudgetError, match=r"difference: 1\..*privacy\.epsilon=1\.5 fits") as caught:
+        world.run("run-1")
+    assert caught.value.shortfalls == (shortfall,)
+
+
 def test_an_interrupted_run_is_recorded_as_such(world: World) -> None:
     world.failure = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +202,7 @@ def test_going_on_with_a_run_neither_records_nor_closes_it_twice(world: World) -
     world.run("run-1")
     assert world.statuses() == {"run-1": "COMPLETE"}
     assert world.calls == 1
-    assert world.clients.finished == ["run-1", "run-1"]
+    assert world.clients.finished == ["run-1"]
 
 
 def test_a_run_whose_process_died_is_failed_when_the_next_begins(world: World) -> None:

@@ -64,12 +64,15 @@ def test_a_version_lies_where_tensorflow_serving_looks(
     assert (tmp_path / "models" / "illness").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_version_that_is_there_is_not_pushed_again(
-    push: Callable[[], PushedModel], exported: list[Path]
+def test_what_is_left_of_a_version_is_replaced_by_a_whole_one(
+    push: Callable[[], PushedModel], exported: list[Path], tmp_path: Path
 ) -> None:
-    """The process may die between the push and its record."""
-    assert push() == push()
-    assert len(exported) == 1
+    """The process may die between the push and its record; people delete files."""
+    first = push()
+    (tmp_path / first.path / "saved_model.pb").unlink()
+    assert push() == first
+    assert (tmp_path / first.path / "saved_model.pb").read_bytes() == b"model"
+    assert [path.name for path in (tmp_path / "models" / "illness").iterdir()] == ["2"]
 
 
 def test_a_failing_canary_leaves_nothing(

@@ -16,7 +16,7 @@ from server.steps.asking import Asker
 from server.steps.preprocess import preprocess
 
 MakeAsker = Callable[..., Asker]
-SPANS = Spans(schema_version="1", commitments=(), refusals={})
+SPANS = Spans(schema_version="1", commitments=(), code={}, refusals={})
 
 
 def statistics(**sizes: int) -> Statistics:

@@ -10,12 +10,14 @@ import pytest
 
 from fedpipe.errors import ConfigError, DataError, WorkspaceError
 from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.pipeline.fingerprint import Fingerprint
 from fedpipe.pipeline.records import ArtifactFile
 from server.artifacts import ModelVersion
 from server.paper_trail import find_model, list_models, list_runs, show_model, show_run
 from server.predictions import predict_file
 from server.registry import model_versions, next_version
 
+KEY = Fingerprint(parts={})
 NOW = datetime(2024, 1, 2, tzinfo=timezone.utc)
 
 
@@ -40,7 +42,9 @@ def register(
         metadata.create_run(run_id, pipeline="p", config_digest="c", created_at=NOW)
         path = workspace.make_step_dir(run_id, "register") / "model_version.json"
         path.write_text(make_version(name=name, version=version, run_id=run_id).model_dump_json())
-        execution = metadata.start_execution(run_id, "register", fingerprint="f", started_at=NOW, inputs=[])
+        execution = metadata.start_execution(
+            run_id, "register", fingerprint=KEY, because="first", started_at=NOW, inputs=[]
+        )
         file = ArtifactFile(
             name="model_version", type_name="ModelVersion", uri=workspace.uri(path), digest="d"
         )

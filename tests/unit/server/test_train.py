@@ -73,7 +73,7 @@ def statistics(**sizes: int) -> Statistics:
 
 def spans(*clients: str) -> Spans:
     commitments = tuple(Commitment(client=c, span="undated", hmac_sha256="ab" * 32) for c in clients)
-    return Spans(schema_version="1", commitments=commitments, refusals={})
+    return Spans(schema_version="1", commitments=commitments, code={}, refusals={})
 
 
 def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, Updating]:

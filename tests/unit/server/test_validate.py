@@ -26,7 +26,7 @@ def spans(*clients: str) -> Spans:
     commitments = tuple(
         Commitment(client=client, span="undated", hmac_sha256="ab" * 32) for client in clients
     )
-    return Spans(schema_version="1", commitments=commitments, refusals={})
+    return Spans(schema_version="1", commitments=commitments, code={}, refusals={})
 
 
 def run(asker: Asker, tmp_path: Path, *clients: str, **settings: Any) -> tuple[Statistics, Anomalies]:

@@ -83,7 +83,12 @@ def no_tensorflow(monkeypatch: pytest.MonkeyPatch, make_terms: Callable[..., Run
         return SimulationOnly(exact_metrics={}, baseline={}, num_examples={})
 
     def terms(config: Config) -> RunTerms:
-        return make_terms(data_schema=config.data_schema, model=config.model, training=config.training)
+        return make_terms(
+            data_schema=config.data_schema,
+            preprocess=config.preprocess,
+            model=config.model,
+            training=config.training,
+        )
 
     architectures = SimpleNamespace(
         initial_weights=lambda definition, seed: np.zeros(2, np.float32),
@@ -93,6 +98,6 @@ def no_tensorflow(monkeypatch: pytest.MonkeyPatch, make_terms: Callable[..., Run
     monkeypatch.setitem(sys.modules, "fedpipe.learning.serving", SimpleNamespace(export_model=export))
     monkeypatch.setattr(kernel, "make_kernel", lambda name, definition: _FakeKernel())
     monkeypatch.setattr(deploy, "_check_canary", lambda directory, columns: None)
-    monkeypatch.setattr(outcome, "judge", judge)
+    monkeypatch.setattr(outcome, "judge_once", judge)
     monkeypatch.setattr(coordinator, "make_terms", terms)
     monkeypatch.setattr(PrivacyPlan, "epsilon_of", lambda plan, split: 5.0)

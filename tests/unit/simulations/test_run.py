@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fedpipe.config import Config
 from fedpipe.errors import BudgetError, ConfigError, DataError, FederationError, WorkspaceError
 from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, SilentProgress, Workspace
 from fedpipe.reports.summary import RunSummary
+from server.paper_trail import show_run
 from simulations.run import REQUEST, SUMMARY, SimulationRequest, resume, simulate
 
 pytestmark = pytest.mark.usefixtures("no_tensorflow")
@@ -41,8 +44,10 @@ def wanted(make_config: MakeConfig, write_records: WriteRecords) -> SimulationRe
     return SimulationRequest.make(make_config(federation={"num_clients": 2}), [write_records()], 0)
 
 
-def start(workspace: Workspace, request: SimulationRequest, now: datetime = NOW) -> RunSummary:
-    return simulate(workspace, request, progress=SilentProgress(), now=now)
+def start(
+    workspace: Workspace, request: SimulationRequest, now: datetime = NOW, *, fresh: bool = False
+) -> RunSummary:
+    return simulate(workspace, request, progress=SilentProgress(), now=now, fresh=fresh)
 
 
 def go_on(workspace: Workspace, request: SimulationRequest | None = None) -> RunSummary:
@@ -106,7 +111,13 @@ def killed_at(at: int) -> Iterator[Killer]:
     killer = Killer(at)
     writes = {
         Ledger: ("reserve", "commit", "close"),
-        MetadataStore: ("create_run", "update_run", "start_execution", "finish_execution"),
+        MetadataStore: (
+            "create_run",
+            "update_run",
+            "start_execution",
+            "finish_execution",
+            "record_cached",
+        ),
         os: ("replace", "link"),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -187,15 +198,136 @@ def test_a_run_that_is_given_up_frees_what_it_never_released(
     workspace: Workspace, wanted: SimulationRequest
 ) -> None:
     """Three runs are afforded; two that died before their first release do not count."""
-    for second, at in enumerate((36, 30)):  # after the reservations
+    for second, at in enumerate((34, 34)):  # after the reservations
         with pytest.raises(Killed), killed_at(at):
-            start(workspace, wanted, NOW + timedelta(seconds=second))
+            start(workspace, wanted, NOW + timedelta(seconds=second), fresh=True)
         assert {num_releases for _, num_releases in spent(workspace).values()} == {0}
         assert all(held > 0 for held, _ in spent(workspace).values())
     for second in range(2, 5):
-        start(workspace, wanted, NOW + timedelta(seconds=second))
-    with pytest.raises(BudgetError, match=r"Requested: .*, remaining: .*, difference: "):
-        start(workspace, wanted, NOW + timedelta(seconds=5))
+        start(workspace, wanted, NOW + timedelta(seconds=second), fresh=True)
+    with pytest.raises(
+        BudgetError, match=r"Requested: .*, remaining: .*, difference: .*Ways out: .*--workspace"
+    ):
+        start(workspace, wanted, NOW + timedelta(seconds=5), fresh=True)
+
+
+def test_the_same_command_again_is_answered_without_a_single_release(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    first = start(workspace, wanted)
+    before = spent(workspace)
+    again = start(workspace, wanted, NOW + timedelta(seconds=1))
+    assert spent(workspace) == before
+    assert num_releases(workspace, again.run_id) == 0
+    assert again.run_id != first.run_id
+    assert (again.model_version, again.metrics) == (first.model_version, first.metrics)
+
+
+def test_the_same_command_goes_on_with_a_run_that_was_killed(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    with pytest.raises(Killed), killed_at(60):
+        start(workspace, wanted)
+    summary = start(workspace, wanted, NOW + timedelta(seconds=1))
+    assert [path.name for path in workspace.runs_dir.iterdir()] == [summary.run_id]
+    assert num_releases(workspace, summary.run_id) == NUM_RELEASES
+
+
+# One setting each, and the steps that it makes run; ingest always runs.
+CHANGES = {
+    "privacy.lifetime_epsilon=50": (),
+    "validation.max_unlabelled_share=0.8": ("validate",),
+    "training.round_timeout_seconds=500": (),
+    "preprocess.min_count=7": ("preprocess",),  # of no consequence here: what follows is not run
+    "preprocess.clip_deviations=1.5": ("preprocess", "train", "analyze", "register", "deploy"),
+    "training.learning_rate=0.125": ("train", "analyze", "register", "deploy"),
+    "analyze.num_bins=12": ("analyze", "register", "deploy"),
+    "model.name=other": ("train", "analyze", "register", "deploy"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_runs_and_charges_exactly_what_depends_on_it(
+    workspace: Workspace, wanted: SimulationRequest, change: str
+) -> None:
+    start(workspace, wanted)
+    key, _, value = change.partition("=")
+    config = json.loads(json.dumps(wanted.config))
+    group, name = key.split(".")
+    config[group][name] = yaml.safe_load(value)
+    summary = start(workspace, wanted.model_copy(update={"config": config}), NOW + timedelta(seconds=1))
+    executions = MetadataStore.open(workspace.metadata_path).executions(summary.run_id)
+    ran = tuple(each.step for each in executions if each.state == "COMPLETE")
+    assert ran == ("ingest", *CHANGES[change])
+    charged = {"validate": 1, "preprocess": 1, "train": 3, "analyze": 1}
+    expected = 2 * sum(charged.get(step, 0) for step in ran)
+    assert num_releases(workspace, summary.run_id) == expected
+
+
+def test_a_run_tells_of_each_step_whether_it_ran_was_resumed_or_cached_and_what_it_spent(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    with pytest.raises(Killed), killed_at(75):
+        start(workspace, wanted)
+    first = go_on(workspace)
+    again = start(workspace, wanted, NOW + timedelta(seconds=1))
+
+    def told(run_id: str) -> list[tuple[str, str, int]]:
+        steps = show_run(workspace.root, run_id)["steps"]
+        assert all((step["epsilon_alone"] is None) == (step["releases"] == 0) for step in steps)
+        return [(step["step"], step["how"], step["releases"]) for step in steps]
+
+    assert told(first.run_id) == [
+        ("ingest", "ran", 0),
+        ("validate", "ran", 2),
+        ("preprocess", "ran", 2),
+        ("train", "resumed", 6),
+        ("analyze", "ran", 2),
+        ("register", "ran", 0),
+        ("deploy", "ran", 0),
+    ]
+    assert [how for _, how, _ in told(again.run_id)] == ["ran", *["cached"] * 6]
+    assert sum(releases for *_, releases in told(again.run_id)) == 0
+
+
+def test_a_ledger_that_is_gone_stops_everything(workspace: Workspace, wanted: SimulationRequest) -> None:
+    start(workspace, wanted)
+    for path in workspace.root.glob("ledger.sqlite*"):
+        path.unlink()
+    for fresh in (False, True):
+        with pytest.raises(WorkspaceError, match="forget what was spent"):
+            start(workspace, wanted, NOW + timedelta(seconds=1), fresh=fresh)
+
+
+def test_a_clock_that_jumps_back_does_not_change_which_run_was_last(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    start(workspace, wanted)
+    with pytest.raises(Killed), killed_at(60):
+        start(workspace, wanted, NOW - timedelta(days=400), fresh=True)
+    assert go_on(workspace).run_id.startswith("2022")
+
+
+def test_a_moved_workspace_goes_on_and_remembers(
+    tmp_path: Path, workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    with pytest.raises(Killed), killed_at(60):
+        start(workspace, wanted)
+    moved = Workspace(workspace.root.rename(tmp_path / "moved"))
+    summary = start(moved, wanted)
+    assert num_releases(moved, summary.run_id) == NUM_RELEASES
+    assert start(moved, wanted, NOW + timedelta(seconds=1)).model_version == summary.model_version
+
+
+def test_versions_go_on_counting_when_an_earlier_run_was_deleted(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    first = start(workspace, wanted)
+    shutil.rmtree(workspace.runs_dir / first.run_id)
+    shutil.rmtree(workspace.models_dir)
+    second = start(workspace, wanted, NOW + timedelta(seconds=1))
+    assert (first.model_version, second.model_version) == ("small:1", "small:2")
+    assert Path(second.paths.model).is_dir()
 
 
 def test_going_on_means_the_run_that_was_begun_last_even_if_it_never_was_recorded(
@@ -203,7 +335,7 @@ def test_going_on_means_the_run_that_was_begun_last_even_if_it_never_was_recorde
 ) -> None:
     first = start(workspace, wanted)
     with pytest.raises(Killed), killed_at(4):
-        start(workspace, wanted, NOW + timedelta(hours=1))
+        start(workspace, wanted, NOW + timedelta(hours=1), fresh=True)
     assert len(MetadataStore.open(workspace.metadata_path).runs()) == 1
     second = go_on(workspace)
     assert second.run_id > first.run_id
@@ -299,7 +431,7 @@ def test_other_problems_have_budgets_of_their_own_other_seeds_and_exports_do_not
     again = SimulationRequest.make(config, [write_records(61, "export.csv")], 0)
     start(workspace, again, NOW + timedelta(seconds=3))
     with pytest.raises(BudgetError, match=r"small\.client-1/undated"):
-        start(workspace, again, NOW + timedelta(seconds=4))
+        start(workspace, again, NOW + timedelta(seconds=4), fresh=True)
 
 
 def test_bad_data_is_refused_before_a_run_is_begun(

@@ -1,0 +1,88 @@
+"""The claim of a run: made before the first charged question, for the steps that are still to be asked.
+
+A run whose steps all come from the cache asks nobody, so it claims nothing. The steps are
+written down before anybody is asked, so that a resumed run adopts its claim as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedpipe.errors import WorkspaceError
+from fedpipe.federation import Clients, Refusal, Reply, Request
+from fedpipe.federation.rounds import ask_cohort
+from fedpipe.federation.terms import RunTerms
+from fedpipe.files import write_text
+
+CLAIM = "claim.json"
+CHARGED = ("validate", "preprocess", "train", "analyze")
+"""The steps that ask for charged releases, in the order of the cycle."""
+
+
+class Claim(BaseModel):
+    """What a run claimed: the steps that may cost something, and who refused, with the reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[str, ...]
+    refusals: dict[str, str] = {}
+
+
+def read_claim(directory: Path) -> Claim | None:
+    """Returns the claim of the run in `directory`, or None if it never made one.
+
+    Raises:
+      WorkspaceError: the file is damaged.
+    """
+    path = directory / CLAIM
+    try:
+        return Claim.model_validate_json(path.read_bytes()) if path.exists() else None
+    except ValidationError as error:
+        raise WorkspaceError(
+            f"Expected the claim of run {directory.name} in {path}, found it damaged: start a new run."
+        ) from error
+
+
+class ClaimingClients:
+    """Implements `Clients` over others, and claims before the first charged step is asked."""
+
+    def __init__(self, clients: Clients, *, run_id: str, terms: RunTerms, directory: Path) -> None:
+        self._clients = clients
+        self._run_id = run_id
+        self._terms = terms
+        self._directory = directory
+        self._claimed: Collection[str] = ()
+
+    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+        """Returns the answers and the refusals; see `Clients`.
+
+        Raises:
+          BudgetError, FederationError: too few clients accept the claim.
+          WorkspaceError: the run's claim leaves `request.step` out.
+        """
+        if request.step in CHARGED and request.step not in self._claimed:
+            self._claim(request.step)
+        return self._clients.ask(request, timeout_seconds=timeout_seconds)
+
+    def _claim(self, step: str) -> None:
+        claim = read_claim(self._directory) or Claim(steps=CHARGED[CHARGED.index(step) :])
+        if step not in claim.steps:
+            raise WorkspaceError(
+                f"Expected the files of step {step}, which this run found complete before, found them gone: "
+                "start a new run with --fresh."
+            )
+        self._write(claim)
+        values = {
+            "terms": self._terms.model_dump(mode="json", by_alias=True),
+            "steps": list(claim.steps),
+        }
+        request = Request(run_id=self._run_id, step="claim", values=values)
+        _, refusals = ask_cohort(self._clients, request, self._terms.training)
+        self._write(claim.model_copy(update={"refusals": {each.client: each.reason for each in refusals}}))
+        self._claimed = claim.steps
+
+    def _write(self, claim: Claim) -> None:
+        write_text(self._directory / CLAIM, claim.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,108 @@
+"""A run claims what it still has to ask, once, before it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedpipe.errors import BudgetError, WorkspaceError
+from fedpipe.federation import Refusal, Reply, Request
+from fedpipe.federation.terms import RunTerms
+from server.claims import CHARGED, CLAIM, Claim, ClaimingClients, read_claim
+
+
+class Owners:
+    """Two clients: `b` refuses every claim."""
+
+    def __init__(self, accepting: int = 1) -> None:
+        self.accepting = accepting
+        self.requests: list[Request] = []
+
+    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+        self.requests.append(request)
+        refusal = Refusal(client="b", reason="spent", kind="BudgetError")
+        return [Reply(client="a")] * self.accepting, [refusal] if request.step == "claim" else []
+
+    @property
+    def steps(self) -> list[str]:
+        return [request.step for request in self.requests]
+
+
+Make = Callable[..., ClaimingClients]
+
+
+@pytest.fixture
+def owners() -> Owners:
+    return Owners()
+
+
+@pytest.fixture
+def make(make_terms: Callable[..., RunTerms], owners: Owners, tmp_path: Path) -> Make:
+    """Each call stands for a process that works on run-1."""
+    terms = make_terms()
+    return lambda: ClaimingClients(owners, run_id="run-1", terms=terms, directory=tmp_path)
+
+
+def ask(clients: ClaimingClients, *steps: str) -> None:
+    for step in steps:
+        clients.ask(Request(run_id="run-1", step=step), timeout_seconds=1)
+
+
+def test_all_that_is_still_to_be_asked_is_claimed_before_the_first_question(
+    make: Make, owners: Owners, tmp_path: Path
+) -> None:
+    ask(make(), "ingest", "preprocess", "train", "train", "analyze")
+    assert owners.steps == ["ingest", "claim", "preprocess", "train", "train", "analyze"]
+    assert owners.requests[1].values["steps"] == ["preprocess", "train", "analyze"]
+    assert read_claim(tmp_path) == Claim(steps=("preprocess", "train", "analyze"), refusals={"b": "spent"})
+
+
+def test_what_costs_nothing_claims_nothing(make: Make, owners: Owners, tmp_path: Path) -> None:
+    ask(make(), "ingest", "finish")
+    assert owners.steps == ["ingest", "finish"]
+    assert read_claim(tmp_path) is None
+
+
+def test_a_resumed_run_repeats_its_claim_word_for_word(make: Make, owners: Owners) -> None:
+    ask(make(), "validate")
+    ask(make(), "train")
+    claims = [request for request in owners.requests if request.step == "claim"]
+    assert [claim.values["steps"] for claim in claims] == [list(CHARGED)] * 2
+    assert claims[0].digest == claims[1].digest
+
+
+def test_the_steps_are_written_down_before_anybody_is_asked(
+    make: Make, owners: Owners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(request: Request, *, timeout_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owners, "ask", die)
+    with pytest.raises(KeyboardInterrupt):
+        ask(make(), "train")
+    assert read_claim(tmp_path) == Claim(steps=("train", "analyze"))
+
+
+def test_a_step_that_the_claim_leaves_out_is_not_asked(make: Make, owners: Owners) -> None:
+    ask(make(), "train")
+    with pytest.raises(WorkspaceError, match="--fresh"):
+        ask(make(), "validate")
+    assert "validate" not in owners.steps
+
+
+def test_nobody_is_asked_when_too_few_accept(make: Make, owners: Owners) -> None:
+    owners.accepting = 0
+    clients = make()
+    for _ in range(2):
+        with pytest.raises(BudgetError, match="spent"):
+            ask(clients, "train")
+    assert owners.steps == ["claim", "claim"]
+
+
+def test_a_damaged_claim_stops_the_run(make: Make, owners: Owners, tmp_path: Path) -> None:
+    (tmp_path / CLAIM).write_text("{")
+    with pytest.raises(WorkspaceError, match="damaged"):
+        ask(make(), "train")
+    assert owners.steps == []
