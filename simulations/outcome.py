@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from fedpipe.config import Config
 from fedpipe.errors import WorkspaceError
 from fedpipe.files import digest_json
+from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.reports.evidence import (
@@ -150,6 +151,7 @@ def gather_evidence(outcome: Outcome) -> RunEvidence:
         ),
         executions=outcome.executions,
         artifacts=outcome.artifacts,
+        releases=_releases(outcome),
         slices=evaluation.slices,
         rounds=tuple(RoundEvidence(**figures.model_dump()) for figures in outcome.model.rounds),
         budgets=tuple(read_budgets(outcome.workspace.ledger_path, outcome.version.certificate, config.name)),
@@ -162,6 +164,11 @@ def _judged(outcome: Outcome) -> str:
     """Returns a digest of the model and of the records that it is judged on."""
     version = outcome.version.model_dump(mode="json")
     return digest_json([version, outcome.spans.model_dump(mode="json"), outcome.config.eval_fraction])
+
+
+def _releases(outcome: Outcome) -> dict[str, int]:
+    with Ledger(outcome.workspace.ledger_path) as ledger:
+        return {step: cost.num_releases for step, cost in ledger.costs(outcome.run_id).items()}
 
 
 def _counts(outcome: Outcome) -> DataCounts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedpipe.data import Schema
@@ -111,6 +111,7 @@ class RunEvidence:
       executions: every try of every step, in order.
       artifacts: what the steps made.
       settings: the configuration without its schema, by name.
+      releases: by step, how many answers of clients this run was charged for.
       slices: quality by client and by category.
       rounds: of training, in order.
       budgets: what is left for later runs, where it is known.
@@ -126,6 +127,7 @@ class RunEvidence:
     executions: tuple[ExecutionRecord, ...]
     artifacts: tuple[ArtifactRecord, ...]
     settings: Mapping[str, Any]
+    releases: Mapping[str, int] = field(default_factory=dict)
     slices: tuple[SliceGroup, ...] = ()
     rounds: tuple[RoundEvidence, ...] = ()
     budgets: tuple[Budget, ...] = ()

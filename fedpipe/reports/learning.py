@@ -50,7 +50,7 @@ def running_epsilon(certificate: Certificate) -> tuple[tuple[int, float], ...]:
     if training is None:
         return ()
     split = training.splits[0]
-    earlier = [query for query in plan.queries_of(split).values() if query.step not in ("train", "analyze")]
+    earlier = [query for query in plan.queries_for(split).values() if query.step not in ("train", "analyze")]
     before: list[DpEvent] = [query.events for query in earlier]
     num_rounds = training.mechanism.num_releases
     marks = sorted({math.ceil(num_rounds * part / _NUM_TOTALS) for part in range(1, _NUM_TOTALS + 1)})

@@ -75,10 +75,12 @@ class MadeFile:
 
 @dataclass(frozen=True, kw_only=True)
 class TrailRow:
-    """A try of a step and what it made."""
+    """A try of a step and what it made. `releases` are those that the whole step was charged for."""
 
     step: str
     state: str
+    because: str
+    releases: int
     started_at: str
     duration: str
     made: tuple[MadeFile, ...]
@@ -142,6 +144,8 @@ def trail_rows(evidence: RunEvidence) -> tuple[TrailRow, ...]:
         TrailRow(
             step=execution.step,
             state=_STATES.get(execution.state, execution.state.lower()),
+            because=execution.because,
+            releases=evidence.releases.get(execution.step, 0),
             started_at=execution.started_at[:19].replace("T", " "),
             duration=duration(execution.duration_seconds),
             made=tuple(_made(evidence, execution)) if execution is last_tries[execution.step] else (),

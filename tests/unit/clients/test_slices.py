@@ -47,7 +47,7 @@ def prepare(
         if query:
             plan["queries"]["slices"] = query
         node = make_node()
-        handlers.ingest(node, offer(make_terms(plan=plan)))
+        handlers.claim(node, offer(make_terms(plan=plan)))
         return node
 
     return make
