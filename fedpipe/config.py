@@ -79,7 +79,7 @@ class AnalyzeSettings(_Strict):
         description="Categorical columns by whose values quality is shown. Each is one more noisy histogram, "
         "paid for by privacy.shares.slices; quality by client costs nothing more.",
     )
-    slice_bins: int = Field(8, ge=4, le=64, description="Score bins of each slice.")
+    slice_bins: int = Field(10, ge=8, le=64, description="Score bins of each slice.")
 
 
 class PrivacySettings(_Strict):
