@@ -15,7 +15,7 @@ from fedpipe.data import Transform, commitment
 from fedpipe.data.profile import feature_counts
 from fedpipe.data.statistics import column_health, label_counts
 from fedpipe.data.transform import category_positions
-from fedpipe.errors import FederationError, PrivacyError
+from fedpipe.errors import FederationError, LedgerError, PrivacyError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.messages import decode_reply, encode_reply
 from fedpipe.federation.terms import RunTerms
@@ -128,6 +128,7 @@ def _local_task(node: Node, request: Request, terms: RunTerms, records: Encoded)
         noise=noise,
         clipping_norm=mechanism.clipping_norm if mechanism else None,
         local_step_size=float(request.values["local_step_sizes"].get(node.name, 0.0)),
+        proximal_mu=float(request.values.get("proximal_mus", {}).get(node.name, 0.0)),
     )
 
 
@@ -211,9 +212,17 @@ def release(node: Node, request: Request) -> Reply:
 def _release_new(ledger: Ledger, identity: ReleaseId, node: Node, request: Request) -> Reply:
     terms = _parse_terms(ledger.terms(request.run_id, node.account))
     reply = RELEASES[request.step](node, request, terms)
-    ledger.commit(
-        identity, request_digest=request.digest, reply=encode_reply(reply), charged=terms.plan.private
-    )
+    try:
+        ledger.commit(
+            identity, request_digest=request.digest, reply=encode_reply(reply), charged=terms.plan.private
+        )
+    except LedgerError:
+        # The same request, repeated while this one was worked on, may have been answered meanwhile: then
+        # that answer is the charged one, and the only one to leave.
+        stored = ledger.stored_reply(identity, request.digest)
+        if stored is None:
+            raise
+        return decode_reply(stored)
     return reply
 
 

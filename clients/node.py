@@ -24,6 +24,7 @@ from fedpipe.federation.flower_messages import NAME_PATTERN
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import sha256
 from fedpipe.ledger import Block, Ledger
+from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
 MIN_KEY_BYTES = 16
@@ -168,4 +169,6 @@ def _shard(path: Path, _stamp: str, schema: str, eval_fraction: float, key: byte
 @lru_cache(maxsize=4096)
 def _encode(shard: Shard, transform: str) -> Encoded:
     features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
+    if isinstance(features, np.ndarray):
+        features = align(features)  # once: TensorFlow copies other arrays in every round
     return Encoded(features=features, labels=shard.labels.astype(np.int32))

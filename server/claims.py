@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedpipe.errors import WorkspaceError
 from fedpipe.federation import Clients, Refusal, Reply, Request
-from fedpipe.federation.rounds import ask_cohort
+from fedpipe.federation.cohort import ask_cohort
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import write_text
 
@@ -56,7 +56,9 @@ class ClaimingClients:
         self._directory = directory
         self._claimed: Collection[str] = ()
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         """Returns the answers and the refusals; see `Clients`.
 
         Raises:
@@ -65,7 +67,7 @@ class ClaimingClients:
         """
         if request.step in CHARGED and request.step not in self._claimed:
             self._claim(request.step)
-        return self._clients.ask(request, timeout_seconds=timeout_seconds)
+        return self._clients.ask(request, timeout_seconds=timeout_seconds, only=only)
 
     def _claim(self, step: str) -> None:
         claim = read_claim(self._directory) or Claim(steps=CHARGED[CHARGED.index(step) :])
@@ -80,7 +82,7 @@ class ClaimingClients:
             "steps": list(claim.steps),
         }
         request = Request(run_id=self._run_id, step="claim", values=values)
-        _, refusals = ask_cohort(self._clients, request, self._terms.training)
+        refusals = ask_cohort(self._clients, request, self._terms.training).refusals
         self._write(claim.model_copy(update={"refusals": {each.client: each.reason for each in refusals}}))
         self._claimed = claim.steps
 

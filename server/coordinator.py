@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -58,20 +58,23 @@ def run_cycle(
     metadata.fail_abandoned()
     if request.run_id not in [run.run_id for run in metadata.runs()]:
         _record(request, metadata, clock())
-    _close_claims(_given_up(request, metadata), request.workspace, metadata, clients, terms)
+    closing = _Closing(workspace=request.workspace, metadata=metadata, clients=clients, terms=terms)
+    for earlier in _given_up(request, metadata):
+        closing.close(earlier)
     if terms.plan.private and metadata.run(request.run_id).epsilon is None:
         metadata.update_run(request.run_id, epsilon=terms.plan.total_epsilon(), delta=terms.plan.delta)
     try:
         _run(request, terms, metadata, clients, progress, clock)
     except BudgetError as error:
+        closing.close(metadata.run(request.run_id), own=True)
         raise BudgetError(
             f"{error} {ways_out(request.config, error.shortfalls)}", error.shortfalls
         ) from error
     except DataError:
         # Nobody can go on with this run: the same data would stop it again.
-        _close_claims([metadata.run(request.run_id)], request.workspace, metadata, clients, terms)
+        closing.close(metadata.run(request.run_id), own=True)
         raise
-    _close_claims([metadata.run(request.run_id)], request.workspace, metadata, clients, terms)
+    closing.close(metadata.run(request.run_id), own=True)
 
 
 def _run(
@@ -136,22 +139,25 @@ def _given_up(request: RunRequest, metadata: MetadataStore) -> list[RunRecord]:
     ]
 
 
-def _close_claims(
-    runs: Iterable[RunRecord],
-    workspace: Workspace,
-    metadata: MetadataStore,
-    clients: Clients,
-    terms: RunTerms,
-) -> None:
-    """Closes the claims of `runs`: what they never released is free again.
+@dataclass(frozen=True, kw_only=True)
+class _Closing:
+    """Ends claims: what they never released is free again.
 
     A client that does not answer keeps its claim, which counts as spent until it is closed.
     """
-    for run in runs:
-        if run.claim_closed or read_claim(workspace.runs_dir / run.run_id) is None:
-            continue
+
+    workspace: Workspace
+    metadata: MetadataStore
+    clients: Clients
+    terms: RunTerms
+
+    def close(self, run: RunRecord, *, own: bool = False) -> None:
+        """Closes the claim of `run`, if it made one; `own` says that these clients were asked for it."""
+        if run.claim_closed or read_claim(self.workspace.runs_dir / run.run_id) is None:
+            return
+        timeout = self.terms.training.round_timeout_seconds
         request = Request(run_id=run.run_id, step="finish")
-        replies, refusals = clients.ask(request, timeout_seconds=terms.training.round_timeout_seconds)
+        replies, refusals = self.clients.ask(request, timeout_seconds=timeout)
         # None of them knows the claim when the owners are other people, as with other data.
-        if not refusals and any(reply.values.get("closed") for reply in replies):
-            metadata.update_run(run.run_id, claim_closed=True)
+        if not refusals and (own or any(reply.values.get("closed") for reply in replies)):
+            self.metadata.update_run(run.run_id, claim_closed=True)

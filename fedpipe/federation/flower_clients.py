@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
 from fedpipe.federation.flower_messages import message_to_reply, request_to_message
-from fedpipe.federation.messages import Refusal, Reply, Request
+from fedpipe.federation.messages import ABSENT, Refusal, Reply, Request
 
 from flwr.serverapp import Grid  # isort: skip
 
@@ -16,40 +16,68 @@ POLL_SECONDS = 0.05
 
 
 class FlowerClients:
-    """Implements `Clients`: every connected node is asked, and every wait is bounded."""
+    """Implements `Clients`: connected nodes are asked, and every wait is bounded.
 
-    def __init__(self, grid: Grid, *, poll_seconds: float = POLL_SECONDS) -> None:
+    Flower knows nodes by number only; their clients' names are learned from what they answer. A
+    node that has not answered yet may be anybody, and is asked whoever is meant.
+    """
+
+    def __init__(
+        self, grid: Grid, *, expected: int | None = None, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        """Asks the nodes of `grid`, once `expected` of them have connected.
+
+        An engine may start its server before its nodes, and a first request that reaches some would
+        silently leave out the others. They are waited for until they have been seen together
+        once, or the first wait is over.
+        """
         self._grid = grid
         self._poll_seconds = poll_seconds
+        self._awaited = 1 if expected is None else max(expected, 1)
+        self._names: dict[int, str] = {}
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         """Returns the answers in order of client name, and the refusals; see `Clients`.
 
         Raises:
-          FederationError: no node is connected, or two answered under one name.
+          FederationError: two answered under one name.
         """
-        nodes = sorted(self._grid.get_node_ids())
-        if not nodes:
-            raise FederationError(
-                "Expected at least one client, found none connected: start the nodes first."
-            )
-        messages = [request_to_message(request, node, timeout_seconds) for node in nodes]
         deadline = time.monotonic() + timeout_seconds
+        nodes = [node for node in self._connected(deadline) if self._may_be_meant(node, only)]
+        if not nodes:
+            return [], []
+        timeout_left = max(deadline - time.monotonic(), self._poll_seconds)
+        messages = [request_to_message(request, node, timeout_left) for node in nodes]
         # Flower gives None for a message that it could not deliver, or no list at all.
         identities: list[str | None] = list(self._grid.push_messages(messages)) or [None] * len(nodes)
         pending = {identity: node for identity, node in zip(identities, nodes, strict=True) if identity}
         undelivered = sorted(set(nodes) - set(pending.values()))
         answers = [
             *self._collect(pending, deadline),
-            *(
-                Refusal(client=f"node-{node}", reason="the request could not be delivered")
-                for node in undelivered
-            ),
+            *(self._absent(node, "the request could not be delivered") for node in undelivered),
         ]
         replies = sorted((a for a in answers if isinstance(a, Reply)), key=lambda reply: reply.client)
         refusals = sorted((a for a in answers if isinstance(a, Refusal)), key=lambda refusal: refusal.client)
         _check_distinct([reply.client for reply in replies])
         return replies, refusals
+
+    def _connected(self, deadline: float) -> list[int]:
+        """Returns the nodes that are there, after waiting for those that are awaited."""
+        nodes = sorted(self._grid.get_node_ids())
+        while len(nodes) < self._awaited and time.monotonic() < deadline:
+            time.sleep(self._poll_seconds)
+            nodes = sorted(self._grid.get_node_ids())
+        # Whoever is still away is asked as soon as it connects; nobody waits for it again.
+        self._awaited = 1
+        return nodes
+
+    def _may_be_meant(self, node: int, only: Collection[str] | None) -> bool:
+        return only is None or node not in self._names or self._names[node] in only
+
+    def _name(self, node: int) -> str:
+        return self._names.get(node, f"node-{node}")
 
     def _collect(self, pending: dict[str, int], deadline: float) -> Iterator[Reply | Refusal]:
         while pending:
@@ -57,11 +85,17 @@ class FlowerClients:
                 # Whatever answers nothing that is still open came twice, or too late.
                 node = pending.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
-                    yield message_to_reply(message, f"node-{node}")
+                    answer = message_to_reply(message, self._name(node))
+                    if answer.client != f"node-{node}":
+                        self._names[node] = answer.client
+                    yield answer
             if not pending or time.monotonic() > deadline:
                 break
             time.sleep(self._poll_seconds)
-        yield from (Refusal(client=f"node-{node}", reason="no answer in time") for node in pending.values())
+        yield from (self._absent(node, "no answer in time") for node in pending.values())
+
+    def _absent(self, node: int, reason: str) -> Refusal:
+        return Refusal(client=self._name(node), reason=reason, kind=ABSENT)
 
 
 def _check_distinct(names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from fedpipe.errors import FederationError, Shortfall
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
-from fedpipe.federation.messages import Arrays, Refusal, Reply, Request
+from fedpipe.federation.messages import ABSENT, Arrays, Refusal, Reply, Request
 from fedpipe.files import ordered_json
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict  # isort: skip
@@ -95,7 +95,8 @@ def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
 def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
     """Returns the answer in `message`; whatever is not an answer is a refusal without details."""
     if message.has_error():
-        return Refusal(client=node_name, reason=f"no answer (Flower error {message.error.code})")
+        reason = f"no answer (Flower error {message.error.code})"
+        return Refusal(client=node_name, reason=reason, kind=ABSENT)
     try:
         head = _head(message)
         if "refusal" in head:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from fedpipe.errors import FederationError, Shortfall
 from fedpipe.files import ordered_json
 
 Arrays = Mapping[str, NDArray[Any]]
+ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,8 @@ class Reply:
 class Refusal:
     """A client that did not answer, and what it lets the coordinator know about why.
 
-    `kind` names the exception of fedpipe.errors behind it, where there is one; a BudgetError has
-    `shortfalls`.
+    `kind` names the exception of fedpipe.errors behind it, where there is one; it is ABSENT when the
+    client itself said nothing. A BudgetError has `shortfalls`.
     """
 
     client: str
@@ -63,8 +64,17 @@ class Refusal:
 class Clients(Protocol):
     """The data owners, as a step sees them."""
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
-        """Returns the answers in order of client name, and the refusals, after a bounded wait."""
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
+        """Returns the answers in order of client name, and the refusals, after a bounded wait.
+
+        Args:
+          request: what to ask.
+          timeout_seconds: how long to wait at most, for clients to connect as well.
+          only: names of those to ask; by default, all. A client whose name is not known yet may be
+            asked too; what others than these answer is left out.
+        """
 
 
 def encode(identity: Any, values: Mapping[str, Any], arrays: Arrays) -> bytes:

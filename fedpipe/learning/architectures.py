@@ -14,6 +14,7 @@ from fedpipe.data.transform import Inputs, dense_rows
 from fedpipe.errors import ConfigError
 from fedpipe.learning.builders import find_builder
 from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.probes import mixes_examples
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
 
@@ -126,6 +127,17 @@ def _check_custom_model(model: object, definition: ModelDefinition, builder: str
         raise ConfigError(
             f"Expected {builder} to map {wanted[0]} to {wanted[1]}, found {shapes[0]} to {shapes[1]}."
         )
+    _check_examples_stay_apart(model, builder)
+    if model.non_trainable_variables:
+        # They would begin differently at every client, and be lost in the served model.
+        raise ConfigError(
+            f"Expected {builder} to leave every weight trainable, found "
+            f"{model.non_trainable_variables[0].name!r} frozen: make its values constants."
+        )
+
+
+def _check_examples_stay_apart(model: tf.keras.Model, builder: str) -> None:
+    """The clipping norm bounds what a record does to the sum only if it does nothing to others' gradients."""
     mixing = [
         layer.name for layer in model.submodules if isinstance(layer, tf.keras.layers.BatchNormalization)
     ]
@@ -134,11 +146,16 @@ def _check_custom_model(model: object, definition: ModelDefinition, builder: str
             f"Expected layers that treat each record alone, found {mixing[0]!r}, which mixes a batch: "
             "use LayerNormalization or GroupNormalization."
         )
-    if model.non_trainable_variables:
-        # They would begin differently at every client, and be lost in the served model.
+    try:
+        mixed = mixes_examples(model)
+    except Exception as error:  # whatever the user's layers raise
         raise ConfigError(
-            f"Expected {builder} to leave every weight trainable, found "
-            f"{model.non_trainable_variables[0].name!r} frozen: make its values constants."
+            f"Expected {builder} to take inputs between 0 and 1, found {type(error).__name__}: {error}"
+        ) from error
+    if mixed:
+        raise ConfigError(
+            f"Expected the logits of a record to depend on that record alone, found that {builder} mixes a "
+            "batch: take no mean, sum or product over the first axis."
         )
 
 
@@ -163,14 +180,6 @@ def initial_weights(definition: ModelDefinition, seed: int) -> Vector:
         return generator.uniform(-limit, limit, shape).astype(np.float32)
 
     return flatten([draw(shape) for shape in shapes])
-
-
-def per_example_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy of each example: float32 (n,)."""
-    if logits.shape[-1] == 1:
-        target = tf.cast(labels, tf.float32)
-        return tf.nn.sigmoid_cross_entropy_with_logits(target, logits[:, 0])
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:

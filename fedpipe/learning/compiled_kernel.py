@@ -11,18 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedpipe.data.transform import dense_rows
 from fedpipe.learning.architectures import build_model
+from fedpipe.learning.chunks import ClippedSum
 from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.handover import Records, lend
 from fedpipe.learning.kernel import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector
 
 NO_CLIPPING = 1e9  # far above any gradient, and finite: an infinite bound clips to NaN
-
-# (features (n, num_features), labels (n,), clipping norm ()) -> clipped sum (num_parameters,),
-# at the present values of the model's variables.
-ClippedSum = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class CompiledKernel:
@@ -37,6 +34,7 @@ class CompiledKernel:
         self._clipped_sum = make_clipped_sum(model)
         # The variables are shared by all clients of the process; one runs at a time.
         self._lock = threading.Lock()
+        self._records = Records()
         self._run = tf.function(
             self._steps,
             autograph=False,
@@ -44,9 +42,11 @@ class CompiledKernel:
                 tf.TensorSpec([sum(self._sizes)], tf.float32),
                 tf.TensorSpec([None, definition.num_features], tf.float32),
                 tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([None], tf.float32),
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None, sum(self._sizes)], tf.float32),
+                tf.TensorSpec([], tf.float32),
                 tf.TensorSpec([], tf.float32),
                 tf.TensorSpec([], tf.float32),
             ],
@@ -56,18 +56,15 @@ class CompiledKernel:
         """Returns the accumulated noisy clipped sums; see `Kernel`."""
         offsets = np.cumsum([0, *(len(batch) for batch in task.batches)]).astype(np.int32)
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
-        # TensorFlow copies what it is given: only the records that were drawn.
-        drawn, rows = np.unique(np.concatenate([*task.batches, np.zeros(0, np.int32)]), return_inverse=True)
         with self._lock:
             total = self._run(
-                task.weights,
-                dense_rows(task.features, drawn),
-                task.labels[drawn],
-                rows.astype(np.int32),
+                lend(task.weights),
+                *self._records.of(task),
                 offsets,
-                task.noise,
+                lend(task.noise),
                 clipping_norm,
                 task.local_step_size,
+                task.proximal_mu,
             )
         return np.asarray(total.numpy(), dtype=np.float32)
 
@@ -76,19 +73,27 @@ class CompiledKernel:
         weights: tf.Tensor,
         features: tf.Tensor,
         labels: tf.Tensor,
+        example_weights: tf.Tensor,
         rows: tf.Tensor,
         offsets: tf.Tensor,
         noise: tf.Tensor,
         clipping_norm: tf.Tensor,
         step_size: tf.Tensor,
+        proximal_mu: tf.Tensor,
     ) -> tf.Tensor:
         def body(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             self._assign(weights - step_size * total)
             batch = rows[offsets[step] : offsets[step + 1]]
-            clipped = self._clipped_sum(tf.gather(features, batch), tf.gather(labels, batch), clipping_norm)
-            return step + 1, total + clipped + noise[step]
+            clipped = self._clipped_sum(
+                tf.gather(features, batch),
+                tf.gather(labels, batch),
+                tf.gather(example_weights, batch),
+                clipping_norm,
+            )
+            return step + 1, tf.add_n([kept * total, clipped, noise[step]])
 
         num_steps = tf.shape(offsets)[0] - 1
+        kept = 1.0 - proximal_mu * step_size  # w_k - w_0 is -step_size * total
         _, total = tf.while_loop(
             lambda step, _: step < num_steps, body, (0, tf.zeros_like(weights)), parallel_iterations=1
         )

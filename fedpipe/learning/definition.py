@@ -8,6 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from fedpipe.data.transform import InputGroup, Transform
 
+FEDAVGM_MOMENTUM = 0.9
+FEDPROX_MU = 0.1
+ADAPTIVE = ("fedadagrad", "fedadam", "fedyogi")
+
+# Settings that only some strategies read: with another they would say what does not happen.
+USED_BY: dict[str, tuple[str, ...]] = {
+    "momentum": ("fedavg", "fedavgm", "fedprox"),
+    "beta_1": ("fedadam", "fedyogi"),
+    "beta_2": ("fedadam", "fedyogi"),
+    "tau": ADAPTIVE,
+    "proximal_mu": ("fedprox",),
+}
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -54,21 +67,104 @@ class TrainingSettings(_Strict):
     clipping_norm: float = Field(1.0, gt=0, description="L2 bound of each record's gradient.")
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
-        description="Step size on the mean clipped gradient; auto follows from noise, rounds and size.",
+        description="Step size of the strategy; auto follows from noise, rounds and size.",
     )
-    momentum: float = Field(0.0, ge=0, lt=1, description="Server momentum on the aggregate (FedAvgM).")
+    local_learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Step size of the clients' own steps, if local_steps > 1; auto: learning_rate, or for "
+        "fedadagrad, fedadam and fedyogi what fedavg would take.",
+    )
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="How the step sizes fall towards the last round."
+    )
+    warmup_rounds: int = Field(0, ge=0, description="First rounds, over which the step sizes rise evenly.")
+    strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi"] = Field(
+        "fedavg", description="What the coordinator makes of a round's aggregate."
+    )
+    momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Server momentum of fedavg (which it turns into fedavgm), fedavgm and fedprox; "
+        "nothing: 0.9 for fedavgm, else 0.",
+    )
+    beta_1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean gradient in fedadam and fedyogi.")
+    beta_2: float = Field(0.99, ge=0, lt=1, description="Decay of the mean square in fedadam and fedyogi.")
+    tau: float = Field(
+        1e-3, gt=0, description="Floor under the root mean square in fedadagrad, fedadam and fedyogi."
+    )
+    proximal_mu: float | None = Field(
+        None,
+        ge=0,
+        description="How strongly fedprox pulls local steps back to the round's weights; nothing: 0.1.",
+    )
     average_last: float = Field(
         0.5,
         ge=0,
         le=1,
         description="The model is the mean of this last part of the iterates; 0 takes the last.",
     )
-    min_cohort: int = Field(1, ge=1, description="A round with fewer answers stops the run.")
-    round_timeout_seconds: float = Field(600.0, gt=0, description="How long to wait for a round's answers.")
+    on_missing: Literal["retry", "continue", "stop"] = Field(
+        "retry",
+        description="When a client does not answer: ask it again, go on without it, or stop the run.",
+    )
+    max_retries: int = Field(
+        2, ge=0, le=100, description="How often a request is repeated to those that did not answer."
+    )
+    min_cohort: int = Field(1, ge=1, description="A step or round with fewer answers waits, then stops.")
+    min_cohort_fraction: float = Field(
+        0.0, ge=0, le=1, description="The same as a part of the clients that take part; the larger counts."
+    )
+    round_timeout_seconds: float = Field(
+        600.0, gt=0, description="How long to wait for a step's or round's answers, over all tries."
+    )
     kernel: Literal["book_keeping", "tensorflow_privacy"] = Field(
         "book_keeping",
-        description="Implementation of per-example clipping: fast for dense layers, or TensorFlow Privacy's.",
+        description="Implementation of per-example clipping: book-keeping, fast, or TensorFlow Privacy's.",
     )
+
+    @property
+    def server_momentum(self) -> float:
+        """Momentum on the aggregate: what is set, or the strategy's own."""
+        if self.momentum is not None:
+            return self.momentum
+        return FEDAVGM_MOMENTUM if self.strategy == "fedavgm" else 0.0
+
+    @property
+    def local_pull(self) -> float:
+        """The proximal term's weight: 0 unless the strategy is fedprox."""
+        if self.strategy != "fedprox":
+            return 0.0
+        return FEDPROX_MU if self.proximal_mu is None else self.proximal_mu
+
+    @property
+    def scales_steps(self) -> bool:
+        """Whether the strategy divides each weight's step by the size of its gradients."""
+        return self.strategy in ADAPTIVE
+
+    @model_validator(mode="after")
+    def _check_strategy(self) -> TrainingSettings:
+        if self.strategy == "fedavgm" and not self.server_momentum:
+            raise ValueError(
+                "expected training.momentum > 0 for strategy fedavgm, found 0: use fedavg, or leave it out"
+            )
+        for name, strategies in USED_BY.items():
+            default, value = type(self).model_fields[name].default, getattr(self, name)
+            if value not in (default, default or 0) and self.strategy not in strategies:
+                raise ValueError(
+                    f"expected training.{name} only with strategy {' or '.join(strategies)}, "
+                    f"found it with {self.strategy}: leave it out, or change training.strategy"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> TrainingSettings:
+        if self.warmup_rounds >= self.num_rounds:
+            raise ValueError(
+                f"expected training.warmup_rounds below num_rounds={self.num_rounds}, "
+                f"found {self.warmup_rounds}: lower it, or train for longer"
+            )
+        return self
 
 
 class ModelDefinition(_Strict):

@@ -28,9 +28,15 @@ class LocalTask:
       noise: float32 (local_steps, num_parameters), added to each step's clipped sum.
       clipping_norm: L2 bound of each example's gradient; None does not clip (not private).
       local_step_size: what a step moves the local weights by, per unit of noisy sum.
+      example_weights: float32 (n,) in [0, 1], or None for ones. It multiplies an example's gradient
+        *before* clipping, so the bound holds for any weights; each must depend on its own record alone.
+      proximal_mu: FedProx's pull back to the round's starting point (Li et al. 2020, arXiv:1812.06127),
+        per unit of noisy *sum*: the paper's mu, which goes with mean gradients, times the expected
+        batch size.
 
     Raises:
       PrivacyError: if a step would go without its noise or without a usable bound.
+      ConfigError: if the weights do not fit the records, or the pull would overshoot.
     """
 
     weights: Vector
@@ -40,6 +46,8 @@ class LocalTask:
     noise: NDArray[np.float32]
     clipping_norm: float | None
     local_step_size: float
+    example_weights: NDArray[np.float32] | None = None
+    proximal_mu: float = 0.0
 
     def __post_init__(self) -> None:
         expected = (len(self.batches), len(self.weights))
@@ -51,6 +59,22 @@ class LocalTask:
             raise PrivacyError(
                 f"Expected a finite clipping_norm={self.clipping_norm} > 0; None does not clip."
             )
+        _check_example_weights(self.example_weights, len(self.labels))
+        if not 0 <= self.proximal_mu * self.local_step_size <= 1:
+            raise ConfigError(
+                f"Expected 0 <= proximal_mu * local_step_size <= 1, found {self.proximal_mu:g} * "
+                f"{self.local_step_size:g}: a stronger pull overshoots the point that it pulls to."
+            )
+
+
+def _check_example_weights(weights: NDArray[np.float32] | None, num_examples: int) -> None:
+    if weights is None:
+        return
+    if weights.shape != (num_examples,):
+        # Sizes are private: the message names none.
+        raise ConfigError("Expected one example weight for each record, found another number.")
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise ConfigError("Expected example weights in [0, 1], found others: scale them at the client.")
 
 
 class Kernel(Protocol):
@@ -59,9 +83,14 @@ class Kernel(Protocol):
     def noisy_sums(self, task: LocalTask) -> Vector:
         """Returns the sum over local steps of (clipped gradient sum + noise): float32 (num_parameters,).
 
-        Each step starts from the weights that the earlier ones led to:
-        w_k = w_0 - local_step_size * (sum of the first k noisy sums). A gradient that is not
-        finite counts as zero.
+        Each step starts from the weights that the earlier ones led to: w_k = w_0 - local_step_size * t_k,
+        where t_k is what the first k steps would return, t_0 = 0 and
+
+            t_(k+1) = t_k + (clipped sum at w_k + noise_k) + proximal_mu * (w_k - w_0).
+
+        So w_0 - local_step_size * (the returned sum) is where the client arrived, as FedProx has it,
+        and the pull, a function of noisy sums and public weights, costs no privacy and never makes
+        the noise larger. With one step it is zero. A gradient that is not finite counts as zero.
         """
 
 

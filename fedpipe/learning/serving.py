@@ -1,8 +1,9 @@
 """The deployed model: preprocessing and weights in one SavedModel, as TensorFlow Serving reads it.
 
 `serving_default` takes one string tensor (n, 1) per schema column, as cells of text, and returns
-`probability`: (n, 1) for two classes (of the positive one), else (n, num_classes). Nothing of
-fedpipe is needed to load it. Each rule here is the twin of one in `fedpipe.data`.
+`probability`: (n, 1) for two classes (of the positive one), else (n, num_classes). `classify`, and
+for two classes `regress`, take serialized tf.Examples instead, whose features are the same cells as
+bytes. Nothing of fedpipe is needed to load it. Each rule here is the twin of one in `fedpipe.data`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,15 @@ def export_model(
     """Writes the SavedModel into `directory`."""
     module = _ServedModel(transform, definition, weights, class_names)
     specs = {name: tf.TensorSpec([None, 1], tf.string, name=name) for name in transform.columns}
-    signature = module.serve.get_concrete_function(specs)
-    tf.saved_model.save(module, str(directory), signatures={"serving_default": signature})
+    examples = tf.TensorSpec([None], tf.string, name="inputs")
+    signatures = {
+        "serving_default": module.serve.get_concrete_function(specs),
+        "classify": module.classify.get_concrete_function(examples),
+    }
+    if len(class_names) == 2:
+        signatures["regress"] = module.regress.get_concrete_function(examples)
+    tf.saved_model.save(module, str(directory), signatures=signatures)
+    _set_method_names(directory, [name for name in signatures if name != "serving_default"])
 
 
 def load_signature(directory: Path) -> Any:
@@ -84,12 +92,39 @@ class _ServedModel(tf.Module):
         self.class_names = tf.Variable(
             class_names, trainable=False, dtype=tf.string
         )  # a constant is not saved
+        self._columns = tuple(transform.columns)
         self._encoders = [_Encoder(feature, transform.missing_tokens) for feature in transform.features]
 
     @tf.function(autograph=False)
     def serve(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         encoded = [encoder(columns[encoder.column][:, 0]) for encoder in self._encoders]
         return {"probability": probabilities(self.model(tf.concat(encoded, axis=1)))}
+
+    @tf.function(autograph=False)
+    def classify(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = self._score_examples(examples)
+        if scores.shape[1] == 1:
+            scores = tf.concat([1.0 - scores, scores], axis=1)
+        classes = tf.repeat(self.class_names[tf.newaxis, :], tf.shape(scores)[0], axis=0)
+        return {"classes": classes, "scores": scores}
+
+    @tf.function(autograph=False)
+    def regress(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"outputs": self._score_examples(examples)}
+
+    def _score_examples(self, examples: tf.Tensor) -> tf.Tensor:
+        # A feature that an example lacks is an empty cell, which is a missing value.
+        cell = tf.io.FixedLenFeature([1], tf.string, default_value=b"")
+        cells = tf.io.parse_example(examples, dict.fromkeys(self._columns, cell))
+        return self.serve(cells)["probability"]
+
+
+def _set_method_names(directory: Path, names: Sequence[str]) -> None:
+    """Marks signatures as what their names say: TensorFlow calls all that it saves `predict`."""
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(directory))
+    for name in names:
+        updater.replace_method_name(signature_key=name, method_name=f"tensorflow/serving/{name}")
+    updater.save()
 
 
 class _Encoder(tf.Module):

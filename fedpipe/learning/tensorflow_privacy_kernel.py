@@ -8,17 +8,18 @@ one `tf.function`, does not. Its noise is not cryptographic, so ours is used.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
-from fedpipe.learning.architectures import per_example_loss
-from fedpipe.learning.compiled_kernel import ClippedSum, CompiledKernel
+from fedpipe.learning.chunks import ClippedSum, in_chunks
+from fedpipe.learning.compiled_kernel import CompiledKernel
 from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.losses import per_example_loss
+from fedpipe.learning.probes import is_right
 from fedpipe.learning.tensorflow_runtime import tf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TensorFlow Probability, of an old packaging module
     from tensorflow_privacy import GaussianSumQuery
-
-CHUNK = 64
 
 
 def tensorflow_privacy_kernel(definition: ModelDefinition) -> CompiledKernel:
@@ -27,14 +28,27 @@ def tensorflow_privacy_kernel(definition: ModelDefinition) -> CompiledKernel:
 
 
 def make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
-    """Returns a function that clips each example's gradient alone and adds them up."""
+    """Returns a function that clips each example's gradient alone and adds them up.
+
+    Some operations cannot be mapped over examples (convolutions in groups, in TensorFlow 2.14):
+    then one follows the other, slowly.
+    """
+    num_parameters = sum(variable.shape.num_elements() for variable in model.trainable_variables)
+    mapped = _clipped_sum(model, tf.vectorized_map)
+    chosen = mapped if is_right(mapped, model) else _clipped_sum(model, _one_by_one)
+    return in_chunks(chosen, num_parameters)
+
+
+def _clipped_sum(model: tf.keras.Model, map_examples: Callable[..., tf.Tensor]) -> ClippedSum:
     variables = model.trainable_variables
     query = GaussianSumQuery(l2_norm_clip=1.0, stddev=0.0)
 
-    def clipped_gradient(features: tf.Tensor, label: tf.Tensor, clipping_norm: tf.Tensor) -> tf.Tensor:
+    def clipped_gradient(
+        features: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, clipping_norm: tf.Tensor
+    ) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            loss = per_example_loss(label[tf.newaxis], model(features[tf.newaxis]))[0]
+            loss = weight * per_example_loss(label[tf.newaxis], model(features[tf.newaxis]))[0]
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], axis=0)
         # The norm, not each entry: an overflowing norm would clip to zero or to NaN.
@@ -42,21 +56,17 @@ def make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
         flat = tf.where(finite, flat, tf.zeros_like(flat))
         return query.preprocess_record(clipping_norm, flat)
 
-    def clipped_sum(features: tf.Tensor, labels: tf.Tensor, clipping_norm: tf.Tensor) -> tf.Tensor:
-        num_examples = tf.shape(labels)[0]
-
-        def body(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            chunk = slice(start, tf.minimum(start + CHUNK, num_examples))
-            gradients = tf.vectorized_map(
-                lambda example: clipped_gradient(example[0], example[1], clipping_norm),
-                (features[chunk], labels[chunk]),
-            )
-            return start + CHUNK, total + tf.reduce_sum(gradients, axis=0)
-
-        zeros = tf.zeros([sum(variable.shape.num_elements() for variable in variables)])
-        _, total = tf.while_loop(
-            lambda start, _: start < num_examples, body, (0, zeros), parallel_iterations=1
+    def clipped_sum(
+        features: tf.Tensor, labels: tf.Tensor, example_weights: tf.Tensor, clipping_norm: tf.Tensor
+    ) -> tf.Tensor:
+        gradients = map_examples(
+            lambda example: clipped_gradient(example[0], example[1], example[2], clipping_norm),
+            (features, labels, example_weights),
         )
-        return total
+        return tf.reduce_sum(gradients, axis=0)
 
     return clipped_sum
+
+
+def _one_by_one(function: Callable[..., tf.Tensor], examples: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    return tf.map_fn(function, examples, fn_output_signature=tf.float32)

@@ -115,6 +115,6 @@ class DpSgd(BaseModel):
 
     def noise(self, num_parameters: int, randomness: Randomness) -> NDArray[np.float32]:
         """Returns noise of shape (local_steps, num_parameters)."""
-        normals = randomness.normal(self.local_steps * num_parameters)
-        scaled = normals * (self.noise_multiplier * self.clipping_norm)
-        return scaled.astype(np.float32).reshape(self.local_steps, num_parameters)
+        noise = randomness.normal(self.local_steps * num_parameters)
+        noise *= np.float32(self.noise_multiplier * self.clipping_norm)
+        return noise.reshape(self.local_steps, num_parameters)

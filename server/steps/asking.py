@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from fedpipe.federation import Clients, Reply, Request
-from fedpipe.federation.rounds import ask_cohort
+from fedpipe.federation.cohort import ask_cohort
 from fedpipe.federation.terms import RunTerms
 from fedpipe.privacy import NoisyHistograms
 
@@ -21,8 +21,7 @@ class Asker:
 
     def ask(self, request: Request, among: Collection[str]) -> list[Reply]:
         """Returns the answers of those clients of `among` that gave one, or raises when they are too few."""
-        replies, _ = ask_cohort(self.clients, request, self.terms.training, among=among)
-        return replies
+        return ask_cohort(self.clients, request, self.terms.training, among=among).replies
 
     def noise_stddev(self, query: str) -> float:
         """Returns the noise that each client adds to each cell of a counting query; 0 without privacy."""

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedpipe.errors import DataError, FederationError
 from fedpipe.federation import Reply, Request
-from fedpipe.federation.rounds import ask_cohort
+from fedpipe.federation.cohort import ask_cohort
 from fedpipe.ledger.certificate import Commitment
 from fedpipe.pipeline.artifacts import artifact_path
 from server.artifacts import Spans
@@ -25,12 +25,12 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
     request = Request(
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
-    replies, refusals = ask_cohort(asker.clients, request, terms.training)
+    cohort = ask_cohort(asker.clients, request, terms.training)
     found = Spans(
         schema_version=terms.data_schema.version,
-        commitments=tuple(commitment for reply in replies for commitment in _commitments(reply)),
-        code={reply.client: str(reply.values.get("code")) for reply in replies},
-        refusals={refusal.client: refusal.reason for refusal in refusals},
+        commitments=tuple(commitment for reply in cohort.replies for commitment in _commitments(reply)),
+        code={reply.client: str(reply.values.get("code")) for reply in cohort.replies},
+        refusals={refusal.client: refusal.reason for refusal in cohort.refusals},
     )
     begun = _begun_with(directory)
     if begun is None:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from fedpipe.data import Transform
-from fedpipe.federation.rounds import TrainingState, run_rounds
+from fedpipe.federation.rounds import Listener, run_rounds
+from fedpipe.federation.training_state import TrainingState
 from fedpipe.files import write_atomically
-from fedpipe.learning import ModelDefinition, TrainingSettings
+from fedpipe.learning import ModelDefinition
 from fedpipe.learning.vectors import Vector
 from fedpipe.ledger.certificate import Dropout
-from fedpipe.privacy import DpSgd, PrivacyPlan
 from server.artifacts import Model, RoundFigures, Spans, Statistics
 from server.steps.asking import Asker
 from server.steps.noise import noise_advice, noise_to_signal, round_noise
+from server.steps.step_sizes import choose_step_sizes, strategy_note
 
 WEIGHTS = "weights.npy"
 SURE_DEVIATIONS = 2.0
-NOISE_DRIFT = 0.4
-MAX_LEARNING_RATE = 4.0
 
 
 def train(
@@ -44,14 +42,17 @@ def train(
     initial = initial_weights(definition, seed)
     ratio = noise_to_signal(terms.plan, statistics.train_sizes(), initial.size)
     advice = noise_advice(ratio, terms.plan, initial.size)
-    if advice:
-        on_note(advice)
-    state = _run(asker, statistics, transform, initial, directory, on_round)
+    for note in (advice, strategy_note(terms.training)):
+        if note:
+            on_note(note)
+    num_rounds = terms.training.num_rounds
+    listener = Listener(on_round=lambda done: on_round(done, num_rounds), on_note=on_note)
+    state = _run(asker, statistics, transform, initial, directory, listener)
     write_atomically(directory / WEIGHTS, lambda stream: np.save(stream, state.result))
     model = Model(
         definition=definition,
         weights_file=WEIGHTS,
-        num_rounds=terms.training.num_rounds,
+        num_rounds=num_rounds,
         dropouts=_dropouts(state, spans),
         private=terms.plan.private,
         rounds=tuple(_round_figures(state, asker, statistics, initial.size)),
@@ -67,59 +68,28 @@ def _run(
     transform: Transform,
     initial: Vector,
     directory: Path,
-    on_round: Callable[[int, int], None],
+    listener: Listener,
 ) -> TrainingState:
     terms, sizes = asker.terms, statistics.train_sizes()
-    learning_rate = choose_learning_rate(terms.training, terms.plan, sizes)
+    training = terms.training
+    least_size = SURE_DEVIATIONS * statistics.label_noise_stddev * terms.data_schema.num_classes**0.5
+    steps = choose_step_sizes(training, terms.plan, sizes, least_size=least_size)
     return run_rounds(
         asker.clients,
         run_id=asker.run_id,
-        settings=terms.training.model_copy(update={"learning_rate": learning_rate}),
+        settings=training.model_copy(update={"learning_rate": steps.server}),
         initial=initial,
         values={
             "transform": transform.model_dump(mode="json"),
-            "local_step_sizes": _local_step_sizes(asker, statistics, sizes, learning_rate),
+            "proximal_mus": steps.proximal_mus,
         },
+        local_step_sizes=steps.local,
         sizes=sizes,
         least_total=_least_total(asker, statistics),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
-        on_round=lambda done: on_round(done, terms.training.num_rounds),
+        listener=listener,
     )
-
-
-def choose_learning_rate(training: TrainingSettings, plan: PrivacyPlan, sizes: dict[str, float]) -> float:
-    """Returns the configured step size, or the largest at which noise cannot carry the weights away.
-
-    Over T steps of size r, noise of standard deviation s in the mean gradient moves each weight by
-    about r s sqrt(T); `auto` holds that at NOISE_DRIFT. All of it is known: the plan is public, the
-    sizes are released counts.
-    """
-    if training.learning_rate != "auto":
-        return training.learning_rate
-    query = plan.queries.get("training")
-    if query is None or not isinstance(query.mechanism, DpSgd):
-        return MAX_LEARNING_RATE
-    mechanism = query.mechanism
-    stddev = mechanism.noise_multiplier * mechanism.clipping_norm * math.sqrt(len(sizes))
-    batch = mechanism.sampling_probability * max(sum(sizes.values()), 1.0)
-    num_steps = mechanism.num_rounds * mechanism.local_steps
-    drift_free = NOISE_DRIFT * batch / (stddev * math.sqrt(num_steps))
-    return min(MAX_LEARNING_RATE, drift_free) * (1 - training.momentum)
-
-
-def _local_step_sizes(
-    asker: Asker, statistics: Statistics, sizes: dict[str, float], learning_rate: float
-) -> dict[str, float]:
-    """Returns what each client's local steps are divided by; nothing to say for a single step."""
-    training = asker.terms.training
-    if training.local_steps == 1:
-        return {}
-    least = SURE_DEVIATIONS * statistics.label_noise_stddev * asker.terms.data_schema.num_classes**0.5
-    return {
-        client: learning_rate / (training.sampling_probability * max(size, least, 1.0))
-        for client, size in sizes.items()
-    }
 
 
 def _least_total(asker: Asker, statistics: Statistics) -> float:

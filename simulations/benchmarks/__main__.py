@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.learning.architectures import build_model, initial_weights, per_example_loss
+from fedpipe.learning.architectures import build_model, initial_weights
 from fedpipe.learning.definition import ModelDefinition, ModelSettings
 from fedpipe.learning.kernel import LocalTask, make_kernel
+from fedpipe.learning.losses import per_example_loss
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.privacy import SecureRandomness
 

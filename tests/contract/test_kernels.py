@@ -77,18 +77,18 @@ def regularized(definition: ModelDefinition) -> tf.keras.Model:
 
 
 TEXT = (InputGroup(kind="tabular", shape=(2,)), InputGroup(kind="text", shape=(4,)))
-RULED = {
+MODELS = {
     **{f"{kind}-{n}": define(kind, n) for kind in ("logistic_regression", "mlp") for n in (2, 10)},
     "wide_and_deep-table": define("wide_and_deep", 2),
     "wide_and_deep-text": define("wide_and_deep", 3, groups=TEXT),
     "branches": define("custom", 2, builder=f"{__name__}:branches"),
+    **{
+        builder.__name__: define("custom", 2, builder=f"{__name__}:{builder.__name__}")
+        for builder in (convolution, shared_layer, sequence, nested, regularized)
+    },
 }
-OTHERS = {
-    builder.__name__: define("custom", 2, builder=f"{__name__}:{builder.__name__}")
-    for builder in (convolution, shared_layer, sequence, nested, regularized)
-}
-DEFINITIONS = [*RULED.values(), *OTHERS.values()]
-NAMES = [*RULED, *OTHERS]
+DEFINITIONS = list(MODELS.values())
+NAMES = list(MODELS)
 
 
 @pytest.fixture(params=KERNELS, scope="module")
@@ -135,9 +135,9 @@ def gradient(definition: ModelDefinition, task: LocalTask, weights: Vector, row:
     loss = kind(from_logits=True)
     with tf.GradientTape() as tape:
         value = loss(task.labels[row : row + 1, np.newaxis], model(task.features[row : row + 1]))
-    return flatten([part.numpy() for part in tape.gradient(value, model.trainable_variables)]).astype(
-        np.float64
-    )
+    parts = tape.gradient(value, model.trainable_variables)
+    weight = 1.0 if task.example_weights is None else float(task.example_weights[row])
+    return weight * flatten([part.numpy() for part in parts]).astype(np.float64)
 
 
 def clip(vector: NDArray[np.float64], norm: float) -> NDArray[np.float64]:
@@ -157,11 +157,8 @@ def assert_close(found: Vector, expected: NDArray[Any]) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=3e-6)
 
 
-def test_fast_rules_are_kept_for_plain_dense_layers() -> None:
-    assert {name: has_rules(build_model(model)) for name, model in (RULED | OTHERS).items()} == {
-        **dict.fromkeys(RULED, True),
-        **dict.fromkeys(OTHERS, False),
-    }
+def test_all_of_these_models_have_rules() -> None:
+    assert all(has_rules(build_model(model)) for model in DEFINITIONS)
 
 
 def test_logistic_gradient_by_hand(kernel_name: str) -> None:
@@ -258,6 +255,74 @@ def test_local_steps_follow_the_documented_recurrence(kernel: Kernel, definition
     assert_close(kernel.noisy_sums(task), total)
     still = make_task(definition, rows, noise=noise, local_step_size=0.0, clipping_norm=4.0)
     assert np.abs(kernel.noisy_sums(still) - total).max() > 1e-3
+
+
+@pytest.mark.parametrize("clipping_norm", [0.05, 0.7, None])
+def test_example_weights_scale_gradients_before_they_are_clipped(
+    kernel: Kernel, definition: ModelDefinition, clipping_norm: float | None
+) -> None:
+    rows = list(range(66))
+    weights = np.random.default_rng(5).random(150).astype(np.float32)
+    weights[:4] = (0, 1, 1e-6, 0.5)
+    task = make_task(definition, [rows], clipping_norm=clipping_norm, example_weights=weights)
+    assert_close(kernel.noisy_sums(task), reference_sum(definition, task, task.weights, rows))
+
+
+def test_example_weights_of_one_change_nothing(kernel: Kernel, definition: ModelDefinition) -> None:
+    rows: Rows = [[3, 4], [], [5]]
+    ones = make_task(definition, rows, local_step_size=0.3, example_weights=np.ones(150, np.float32))
+    without = make_task(definition, rows, local_step_size=0.3)
+    np.testing.assert_array_equal(kernel.noisy_sums(ones), kernel.noisy_sums(without))
+
+
+def test_weight_of_zero_silences_even_a_record_without_a_finite_gradient(
+    kernel: Kernel, definition: ModelDefinition
+) -> None:
+    task = make_task(definition, [[4, 5, 6]], example_weights=np.zeros(150, np.float32))
+    task.features[5] = np.inf
+    assert not kernel.noisy_sums(task).any()
+
+
+@pytest.mark.parametrize("local_step_size", [0.0, 0.3])
+def test_proximal_pull_follows_the_documented_recurrence(
+    kernel: Kernel, definition: ModelDefinition, local_step_size: float
+) -> None:
+    rows: Rows = [[0, 1, 2], [], [2, 3], [4, 5, 6, 7]]
+    size = first_weights(definition, 0).size
+    noise = 0.1 * np.random.default_rng(2).normal(size=(len(rows), size)).astype(np.float32)
+    changes = {"noise": noise, "local_step_size": local_step_size, "clipping_norm": 4.0}
+    task = make_task(definition, rows, proximal_mu=1.5, **changes)
+    here, total = task.weights.astype(np.float64), np.zeros(size)
+    for batch, draw in zip(rows, noise, strict=True):
+        step = reference_sum(definition, task, here.astype(np.float32), batch) + draw
+        step += 1.5 * (here - task.weights)
+        here, total = here - local_step_size * step, total + step
+    assert_close(kernel.noisy_sums(task), total)
+    free = kernel.noisy_sums(make_task(definition, rows, **changes))
+    assert (np.abs(free - total).max() > 1e-2) == (local_step_size > 0)
+
+
+def test_proximal_pull_of_a_single_step_is_zero(kernel: Kernel, definition: ModelDefinition) -> None:
+    pulled = make_task(definition, [[1, 2, 3]], local_step_size=0.3, proximal_mu=2.0)
+    free = make_task(definition, [[1, 2, 3]], local_step_size=0.3)
+    np.testing.assert_array_equal(kernel.noisy_sums(pulled), kernel.noisy_sums(free))
+
+
+@pytest.mark.parametrize("mu", [-0.1, 3.5, np.nan, np.inf])
+def test_proximal_pull_that_overshoots_is_refused(mu: float) -> None:
+    with pytest.raises(ConfigError, match="proximal_mu"):
+        make_task(DEFINITIONS[0], [[0]], proximal_mu=mu, local_step_size=0.3)
+
+
+@pytest.mark.parametrize("weights", [np.ones(149), np.ones((150, 1)), np.full(150, -0.1), np.full(150, 1.1)])
+def test_example_weights_that_do_not_fit_are_refused(weights: NDArray[np.float64]) -> None:
+    with pytest.raises(ConfigError, match="example weight"):
+        make_task(DEFINITIONS[0], [[0]], example_weights=weights.astype(np.float32))
+
+
+def test_example_weight_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match="example weight"):
+        make_task(DEFINITIONS[0], [[0]], example_weights=np.full(150, np.nan, np.float32))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38, -3e38])

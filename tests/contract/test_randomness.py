@@ -11,6 +11,7 @@ from scipy.stats import chi2, kstest
 
 from fedpipe.errors import PrivacyError
 from fedpipe.privacy import Randomness, SecureRandomness, SeededRandomness
+from fedpipe.privacy.normals import BLOCK
 
 SIZE = 200_000
 SIGMAS = 6.0  # a normal deviate is beyond with probability 2e-9
@@ -52,7 +53,8 @@ def test_coins_are_independent_of_their_neighbours(randomness: Randomness, lag: 
 def test_normals_follow_the_normal_distribution(randomness: Randomness) -> None:
     draws = randomness.normal(SIZE)
     assert draws.shape == (SIZE,)
-    assert draws.dtype == np.float64
+    assert draws.dtype == np.float32
+    draws = draws.astype(np.float64)
     # Kolmogorov-Smirnov: P(sqrt(n) D > 3) = 2 exp(-18) = 3e-8.
     assert kstest(draws, "norm").statistic * math.sqrt(SIZE) < 3
     # E[x^p] and Var[x^p] = E[x^2p] - E[x^p]^2 of a standard normal.
@@ -67,10 +69,10 @@ def test_normals_have_tails(randomness: Randomness) -> None:
     assert np.sum(draws > 5) < 15
 
 
-@pytest.mark.parametrize("lag", [1, SIZE // 2])
+@pytest.mark.parametrize("lag", [1, 2, BLOCK, 2 * BLOCK])
 def test_normals_are_independent(randomness: Randomness, lag: int) -> None:
-    # Pairs of Box and Muller lie half the array apart.
-    draws = randomness.normal(SIZE)
+    # Pairs of Box and Muller lie a block apart.
+    draws = randomness.normal(SIZE).astype(np.float64)
     for power in (1, 2):
         values = draws**power - (power == 2)
         bound = SIGMAS * (2.0 if power == 2 else 1.0) / math.sqrt(SIZE - lag)

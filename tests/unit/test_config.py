@@ -117,6 +117,24 @@ def test_later_overrides_win(small: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("training", "momentum", "pull"),
+    [
+        ("{}", 0.0, 0.0),
+        ("{momentum: 0.5}", 0.5, 0.0),
+        ("{strategy: fedavgm}", 0.9, 0.0),
+        ("{strategy: fedavgm, momentum: 0.5}", 0.5, 0.0),
+        ("{strategy: fedprox}", 0.0, 0.1),
+        ("{strategy: fedprox, proximal_mu: 0, momentum: 0.5}", 0.5, 0.0),
+        ("{strategy: fedadam, momentum: 0, proximal_mu: 0, beta_1: 0}", 0.0, 0.0),
+    ],
+)
+def test_a_strategy_brings_its_own_defaults(small: Path, training: str, momentum: float, pull: float) -> None:
+    config = load_config(str(small), [f"training={training}"])
+    assert (config.training.server_momentum, config.training.local_pull) == (momentum, pull)
+    assert parse_config(config.model_dump(mode="json", by_alias=True), source="stored") == config
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("privacy.epsilon", "--set KEY.PATH=VALUE"),
@@ -159,6 +177,24 @@ def test_later_overrides_win(small: Path) -> None:
         ("training.learning_rate=fast", "training.learning_rate to be"),
         ("training.learning_rate=-1", "greater than 0"),
         ("training.kernel=fast", "training.kernel"),
+        ("training.strategy=fedsgd", "training.strategy to be 'fedavg', "),
+        ("training={strategy: fedavgm, momentum: 0}", "training.momentum > 0 for strategy fedavgm, found 0"),
+        ("training={strategy: fedadam, momentum: 0.9}", "training.momentum only with strategy fedavg or"),
+        (
+            "training.beta_1=0.5",
+            "training.beta_1 only with strategy fedadam or fedyogi, found it with fedavg",
+        ),
+        (
+            "training={strategy: fedadagrad, beta_2: 0}",
+            "training.beta_2 only with strategy fedadam or fedyogi",
+        ),
+        ("training={strategy: fedprox, tau: 1}", "training.tau only with strategy fedadagrad or fedadam"),
+        ("training.proximal_mu=0.1", "training.proximal_mu only with strategy fedprox, found it with fedavg"),
+        ("training={num_rounds: 3, warmup_rounds: 3}", "training.warmup_rounds below num_rounds=3, found 3"),
+        ("training.learning_rate_schedule=step", "'constant', 'linear' or 'cosine'"),
+        ("training.on_missing=panic", "'retry', 'continue' or 'stop'"),
+        ("training.max_retries=-1", "greater than or equal to 0"),
+        ("training.min_cohort_fraction=2", "less than or equal to 1"),
         ("model.type=transformer", "model.type"),
         ("model.name=../../etc", "model.name to be text that matches"),
         ("model.hidden_units=wide", "a list"),

@@ -551,3 +551,33 @@ def test_owners_who_share_a_ledger_have_budgets_of_their_own(
 
 def test_the_ledger_of_a_node_is_its_own_file(accepted: Node, tmp_path: Path) -> None:
     assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_request_repeated_while_it_is_worked_on_gets_the_one_charged_answer(
+    accepted: Node, trained: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two answers that were computed, one leaves: two would be two draws of noise for one charge."""
+    first: list[Reply] = []
+    honest = trained.noisy_sums
+
+    def slow(task: kernel.LocalTask) -> np.ndarray[Any, Any]:
+        if not first:
+            monkeypatch.setattr(trained, "noisy_sums", honest)
+            first.append(handlers.release(accepted, train_request()))
+        return honest(task) + 1.0
+
+    monkeypatch.setattr(trained, "noisy_sums", slow)
+    second = handlers.release(accepted, train_request())
+    assert encode_reply(second) == encode_reply(first[0])
+    assert num_releases(accepted) == 1
+
+
+def test_a_pull_is_handed_to_the_kernel(accepted: Node, trained: FakeKernel) -> None:
+    values = {
+        "transform": TRANSFORM,
+        "local_step_sizes": {"client-1": 0.5},
+        "proximal_mus": {"client-1": 0.25},
+    }
+    handlers.release(accepted, train_request(values=values))
+    handlers.release(accepted, train_request(server_round=2))
+    assert [task.proximal_mu for task in trained.tasks] == [0.25, 0.0]

@@ -130,7 +130,7 @@ def test_a_request_without_our_records_is_refused() -> None:
 def test_an_error_reply_becomes_a_refusal_without_details() -> None:
     message = Message(Error(2, SECRET), reply_to=_sent())
     refusal = message_to_reply(message, "node-7")
-    assert refusal == Refusal(client="node-7", reason="no answer (Flower error 2)")
+    assert refusal == Refusal(client="node-7", reason="no answer (Flower error 2)", kind="absent")
 
 
 def _broken_array(**changes: Any) -> Array:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fedpipe.errors import DataError
 from fedpipe.learning import ModelDefinition, ModelSettings
-from fedpipe.learning.architectures import initial_weights, per_example_loss, predict
+from fedpipe.learning.architectures import initial_weights, predict
+from fedpipe.learning.losses import per_example_loss
 from fedpipe.learning.tensorflow_runtime import tf
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -32,7 +32,9 @@ class FakeClients:
         self.answers = dict(answers)
         self.requests: list[Request] = []
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         self.requests.append(request)
         found = self.answers.get(request.step, [])
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ class Owners:
         self.accepting = accepting
         self.requests: list[Request] = []
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         self.requests.append(request)
         refusal = Refusal(client="b", reason="spent", kind="BudgetError")
         return [Reply(client="a")] * self.accepting, [refusal] if request.step == "claim" else []
@@ -76,7 +78,7 @@ def test_a_resumed_run_repeats_its_claim_word_for_word(make: Make, owners: Owner
 def test_the_steps_are_written_down_before_anybody_is_asked(
     make: Make, owners: Owners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(request: Request, *, timeout_seconds: float) -> None:
+    def die(request: Request, **how: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(owners, "ask", die)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -47,7 +47,9 @@ class Recording:
     def __init__(self) -> None:
         self.finished: list[str] = []
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         assert request.step == "finish"
         self.finished.append(request.run_id)
         return [Reply(client="a", values={"closed": True})], []
@@ -168,7 +170,7 @@ def test_a_claim_that_no_owner_knows_stays_open(world: World, monkeypatch: pytes
         patch.setattr(world.clients, "ask", lambda request, *, timeout_seconds: ([Reply(client="b")], []))
         world.run("run-2")
     world.run("run-3")  # from the cache: it claims nothing itself
-    assert world.clients.finished == ["run-1", "run-2"]
+    assert world.clients.finished == ["run-1"]
 
 
 def test_a_refused_budget_names_the_epsilon_that_would_fit(

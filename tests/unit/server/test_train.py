@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +13,12 @@ import pytest
 
 from fedpipe.data import Transform
 from fedpipe.federation import Refusal, Reply, Request
-from fedpipe.federation.rounds import CHECKPOINT
+from fedpipe.federation.training_state import CHECKPOINT
 from fedpipe.learning import TrainingSettings
 from fedpipe.ledger.certificate import Commitment
-from fedpipe.privacy import PrivacyPlan
 from server.artifacts import Model, Spans, Statistics
 from server.steps.asking import Asker
-from server.steps.train import MAX_LEARNING_RATE, WEIGHTS, choose_learning_rate, train
+from server.steps.train import WEIGHTS, train
 
 MakeAsker = Callable[..., Asker]
 TRANSFORM = Transform.model_validate(
@@ -37,7 +36,13 @@ TRANSFORM = Transform.model_validate(
         "missing_tokens": [""],
     }
 )
-TRAINING = {"num_rounds": 3, "sampling_probability": 0.5, "learning_rate": 1.0, "average_last": 0.0}
+TRAINING = {
+    "num_rounds": 3,
+    "sampling_probability": 0.5,
+    "learning_rate": 1.0,
+    "average_last": 0.0,
+    "on_missing": "continue",
+}
 
 
 class Updating:
@@ -46,7 +51,9 @@ class Updating:
     def __init__(self) -> None:
         self.requests: list[Request] = []
 
-    def ask(self, request: Request, *, timeout_seconds: float) -> tuple[list[Reply], list[Refusal]]:
+    def ask(
+        self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
         self.requests.append(request)
         sums = {"sum": np.array([2.0, 0.0], np.float32)}
         replies = [Reply(client=name, arrays=sums) for name in ("a", "b")]
@@ -76,7 +83,9 @@ def spans(*clients: str) -> Spans:
     return Spans(schema_version="1", commitments=commitments, code={}, refusals={})
 
 
-def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, Updating]:
+def run(
+    make_asker: MakeAsker, tmp_path: Path, notes: list[str] | None = None, **training: Any
+) -> tuple[Model, Updating]:
     asker = make_asker({}, training=TrainingSettings.model_validate(TRAINING | training))
     clients = Updating()
     asker = Asker(clients=clients, run_id=asker.run_id, terms=asker.terms)
@@ -88,7 +97,7 @@ def run(make_asker: MakeAsker, tmp_path: Path, **training: Any) -> tuple[Model, 
         asker=asker,
         seed=0,
         on_round=lambda done, total: None,
-        on_note=lambda text: None,
+        on_note=[].append if notes is None else notes.append,
     )
     return made["model"], clients
 
@@ -140,26 +149,30 @@ def test_several_local_steps_are_told_each_client_s_noisy_size(make_asker: MakeA
     assert clients.requests[0].values["local_step_sizes"] == pytest.approx({"a": 1 / 3, "b": 1.0})
 
 
-def test_a_configured_learning_rate_is_taken(make_asker: MakeAsker) -> None:
-    plan = make_asker({}).terms.plan
-    training = TrainingSettings.model_validate({"learning_rate": 0.125})
-    assert choose_learning_rate(training, plan, {"a": 100.0}) == 0.125
+def test_without_fedprox_nobody_is_pulled(make_asker: MakeAsker, tmp_path: Path) -> None:
+    _, clients = run(make_asker, tmp_path, local_steps=2)
+    assert clients.requests[0].values["proximal_mus"] == {}
 
 
-def test_an_automatic_learning_rate_shrinks_with_noise_and_grows_with_data(make_asker: MakeAsker) -> None:
-    plan = make_asker({}).terms.plan
-    training = TrainingSettings.model_validate({"learning_rate": "auto"})
-    few = choose_learning_rate(training, plan, {"a": 20.0})
-    many = choose_learning_rate(training, plan, {"a": 40.0})
-    assert 0 < few < many < MAX_LEARNING_RATE
-    assert choose_learning_rate(training, plan, {"a": 1e9}) == MAX_LEARNING_RATE
-    assert choose_learning_rate(training, plan, {"a": -50.0}) > 0
-    with_momentum = training.model_copy(update={"momentum": 0.5})
-    assert choose_learning_rate(with_momentum, plan, {"a": 20.0}) == pytest.approx(few / 2)
+def test_with_fedprox_each_client_is_pulled_by_mu_times_its_expected_batch(
+    make_asker: MakeAsker, tmp_path: Path
+) -> None:
+    _, clients = run(make_asker, tmp_path, local_steps=2, strategy="fedprox", proximal_mu=0.2)
+    assert clients.requests[0].values["proximal_mus"] == pytest.approx({"a": 0.2 * 3, "b": 0.2})
 
 
-def test_without_noise_an_automatic_learning_rate_is_the_largest(make_asker: MakeAsker) -> None:
-    plan = make_asker({}).terms.plan
-    bare = PrivacyPlan.model_validate(plan.model_dump() | {"private": False, "queries": {}})
-    training = TrainingSettings.model_validate({"learning_rate": "auto"})
-    assert choose_learning_rate(training, bare, {"a": 50.0}) == MAX_LEARNING_RATE
+def test_fedprox_with_a_single_local_step_says_that_it_has_no_effect(
+    make_asker: MakeAsker, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    run(make_asker, tmp_path, notes=notes, strategy="fedprox")
+    assert any("no effect with local_steps=1" in note for note in notes)
+
+
+def test_who_leaves_and_comes_back_is_told(make_asker: MakeAsker, tmp_path: Path) -> None:
+    notes: list[str] = []
+    run(make_asker, tmp_path, notes=notes)
+    assert [note for note in notes if "Noise" not in note] == [
+        "Training goes on without b from round 2: it is not connected, or did not answer",
+        "Back in round 3: b.",
+    ]

@@ -290,6 +290,18 @@ def test_a_run_tells_of_each_step_whether_it_ran_was_resumed_or_cached_and_what_
     assert sum(releases for *_, releases in told(again.run_id)) == 0
 
 
+def test_after_a_refusal_the_same_command_answers_from_what_was_paid(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    for second in range(3):
+        start(workspace, wanted, NOW + timedelta(seconds=second), fresh=True)
+    before = spent(workspace)
+    with pytest.raises(BudgetError):
+        start(workspace, wanted, NOW + timedelta(seconds=3), fresh=True)
+    assert start(workspace, wanted, NOW + timedelta(seconds=4)).model_version == "small:3"
+    assert spent(workspace) == before
+
+
 def test_a_ledger_that_is_gone_stops_everything(workspace: Workspace, wanted: SimulationRequest) -> None:
     start(workspace, wanted)
     for path in workspace.root.glob("ledger.sqlite*"):

@@ -1,0 +1,64 @@
+"""How a client's arrays reach TensorFlow: without a copy where their memory allows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from fedpipe.learning.kernel import LocalTask
+from fedpipe.learning.tensorflow_runtime import tf
+from fedpipe.memory import empty_aligned, is_aligned
+
+SCRATCH_BYTES = 1 << 26  # kept between clients; larger batches get memory of their own
+
+
+def lend(array: NDArray[np.float32]) -> tf.Tensor:
+    """Returns a tensor that shares the memory of `array`, or a copy where it must.
+
+    The tensor must be gone before `array` changes.
+    """
+    if array.size and array.flags.writeable and is_aligned(array):
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.constant(array)
+
+
+class Records:
+    """Hands the records of one task after the other to TensorFlow. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        self._scratch = empty_aligned((0,))
+
+    def of(self, task: LocalTask) -> tuple[Any, ...]:
+        """Returns features, labels, example weights, and the rows of all batches in these."""
+        batches = [*task.batches, np.zeros(0, np.int32)]
+        rows = np.concatenate(batches).astype(np.int32, copy=False)
+        features, labels, weights = task.features, task.labels, task.example_weights
+        if weights is None:
+            weights = np.ones(len(labels), np.float32)
+        if isinstance(features, csr_matrix):
+            drawn, rows = _distinct(rows, num_batches=len(task.batches))
+            return lend(self._dense(features, drawn)), labels[drawn], weights[drawn], rows
+        return lend(features), labels, weights, rows
+
+    def _dense(self, features: csr_matrix, drawn: NDArray[np.int32]) -> NDArray[np.float32]:
+        shape = (len(drawn), features.shape[1])
+        size = shape[0] * shape[1]
+        if 4 * size > SCRATCH_BYTES:
+            room = empty_aligned((size,))
+        else:
+            if self._scratch.size < size:
+                self._scratch = empty_aligned((size,))
+            room = self._scratch[:size]
+        chosen: csr_matrix = features[drawn]
+        return np.asarray(chosen.toarray(out=room.reshape(shape)))
+
+
+def _distinct(rows: NDArray[np.int32], *, num_batches: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Returns the distinct rows, and where each of `rows` is among them."""
+    if num_batches == 1:
+        return rows, np.arange(len(rows), dtype=np.int32)
+    drawn, places = np.unique(rows, return_inverse=True)
+    return drawn, places.astype(np.int32)

@@ -1,0 +1,32 @@
+"""Arrays that TensorFlow can use where they lie: copies of records and noise cost more than the model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 64  # bytes, which TensorFlow's vector instructions rely on; numpy promises 16
+
+
+def empty_aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Returns an uninitialised float32 array of `shape` that begins at a multiple of ALIGNMENT."""
+    size = 4 * math.prod(shape)
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(np.float32).reshape(shape)
+
+
+def is_aligned(array: NDArray[np.float32]) -> bool:
+    """Returns whether `array` is contiguous and begins at a multiple of ALIGNMENT."""
+    return bool(array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0)
+
+
+def align(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns `array` if it is aligned, otherwise an aligned copy."""
+    if is_aligned(array):
+        return array
+    copy = empty_aligned(array.shape)
+    copy[...] = array
+    return copy

@@ -1,0 +1,86 @@
+"""Arrays reach TensorFlow without a copy where they may, and with the right rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from fedpipe.learning.handover import Records, lend
+from fedpipe.learning.kernel import LocalTask
+from fedpipe.memory import ALIGNMENT, align, empty_aligned, is_aligned
+
+
+def test_aligned_memory_is_shared() -> None:
+    array = empty_aligned((3, 5))
+    array[:] = 1
+    tensor = lend(array)
+    array[2, 4] = 7
+    assert tensor.numpy()[2, 4] == 7
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (4, 0)])
+def test_nothing_can_be_lent(shape: tuple[int, ...]) -> None:
+    assert lend(empty_aligned(shape)).shape == shape
+
+
+def test_other_memory_is_copied() -> None:
+    array = empty_aligned((17,))
+    array[:] = np.arange(17)
+    shifted, locked, strided = array[1:], array.copy(), array[::2]
+    locked.flags.writeable = False
+    for other in (shifted, locked, strided):
+        np.testing.assert_array_equal(lend(other).numpy(), other)
+    tensor = lend(shifted)
+    array[1] = 99
+    assert tensor.numpy()[0] == 1
+
+
+def test_align_copies_only_what_needs_it() -> None:
+    array = empty_aligned((4, 16))
+    array[:] = np.arange(64).reshape(4, 16)
+    assert align(array) is array
+    moved = align(array[:, 1:])
+    assert is_aligned(moved)
+    assert moved.ctypes.data % ALIGNMENT == 0
+    np.testing.assert_array_equal(moved, array[:, 1:])
+
+
+@pytest.mark.parametrize("batches", [[[3, 1]], [[0, 2], [2, 3]], [[]], [[], []], [[1, 1], [1]]])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_every_batch_finds_its_records(batches: list[list[int]], sparse: bool) -> None:
+    full = np.arange(12, dtype=np.float32).reshape(4, 3)
+    task = LocalTask(
+        weights=np.zeros(2, np.float32),
+        features=csr_matrix(full) if sparse else full,
+        labels=np.arange(4, dtype=np.int32),
+        example_weights=np.arange(4, dtype=np.float32) / 4,
+        batches=[np.array(batch, np.int32) for batch in batches],
+        noise=np.zeros((len(batches), 2), np.float32),
+        clipping_norm=1.0,
+        local_step_size=0.1,
+    )
+    records = Records()
+    for _ in range(2):  # its scratch memory is used again
+        features, labels, weights, rows = records.of(task)
+        drawn = [row for batch in batches for row in batch]
+        np.testing.assert_array_equal(features.numpy()[rows], full[drawn])
+        np.testing.assert_array_equal(labels[rows], drawn)
+        np.testing.assert_array_equal(weights[rows], np.array(drawn, np.float32) / 4)
+
+
+def test_scratch_memory_keeps_nothing_of_the_client_before() -> None:
+    def task(full: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> LocalTask:
+        return LocalTask(
+            weights=np.zeros(2, np.float32),
+            features=csr_matrix(full),
+            labels=np.zeros(len(full), np.int32),
+            batches=[np.arange(len(full), dtype=np.int32)],
+            noise=np.zeros((1, 2), np.float32),
+            clipping_norm=1.0,
+            local_step_size=0.1,
+        )
+
+    records = Records()
+    records.of(task(np.full((9, 3), 5, np.float32)))
+    assert not records.of(task(np.zeros((4, 3), np.float32)))[0].numpy().any()
