@@ -15,12 +15,13 @@ from fedpipe.data import Transform, commitment
 from fedpipe.data.balance import Balance
 from fedpipe.data.profile import feature_counts
 from fedpipe.data.statistics import column_health, label_counts
+from fedpipe.data.transform import category_positions
 from fedpipe.errors import FederationError, LedgerError, PrivacyError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.messages import decode_reply, encode_reply
 from fedpipe.federation.terms import RunTerms
 from fedpipe.learning import ModelDefinition
-from fedpipe.learning.score_histograms import ScoreBins, score_histograms
+from fedpipe.learning.score_histograms import ScoreBins, score_histograms, slice_histogram
 from fedpipe.ledger import Ledger, ReleaseId
 from fedpipe.privacy import DpSgd, NoisyHistograms, Randomness
 from fedpipe.privacy.mechanisms import poisson_batches
@@ -173,8 +174,28 @@ def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
     scores = predict(_definition(terms, transform), weights, records.features)
     bins = ScoreBins.model_validate(request.values["bins"])
     histograms = score_histograms(scores, records.labels, bins)
+    slices = _slice_histograms(node, request, terms, transform, scores)
     randomness = node.randomness(terms.plan, request)
-    return Reply(client=node.name, arrays=_noisy(terms, "evaluation", histograms, randomness))
+    arrays = _noisy(terms, "evaluation", histograms, randomness)
+    if slices:
+        arrays |= _noisy(terms, "slices", slices, randomness)
+    return Reply(client=node.name, arrays=arrays)
+
+
+def _slice_histograms(
+    node: Node, request: Request, terms: RunTerms, transform: Transform, scores: NDArray[np.float64]
+) -> dict[str, NDArray[np.int64]]:
+    """Counts the scored records by the categories of every column that is asked for."""
+    columns = request.values.get("slices", ())
+    if not columns:
+        return {}
+    shard, bins = node.shard(terms).labelled_eval, ScoreBins.model_validate(request.values["slice_bins"])
+    counted = {}
+    for index, column in enumerate(columns):
+        feature = transform.category(column)
+        positions = category_positions(feature, shard.frame[column], transform.missing_tokens)
+        counted[f"slice_{index}"] = slice_histogram(scores, shard.labels, positions, feature.width, bins)
+    return counted
 
 
 Release = Callable[[Node, Request, RunTerms], Reply]

@@ -164,6 +164,30 @@ def init(
     typer.echo(f"Wrote {target}. Read it, then: fedpipe simulate --config ./{target} --data {from_}")
 
 
+@app.command()
+def doctor(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    deep: Annotated[bool, typer.Option("--deep", help="Import TensorFlow too: takes seconds.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Say what this machine can run, what is missing, and the command that mends it."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from fedpipe.doctor import examine, ready
+    from fedpipe.terminal import print_checks
+
+    checks = examine(workspace, deep=deep)
+    if json_:
+        typer.echo(
+            json.dumps({"ready": ready(checks), "checks": [asdict(check) for check in checks]}, indent=2)
+        )
+    else:
+        print_checks(checks, Console())
+    raise typer.Exit(0 if ready(checks) else 2)
+
+
 @run_app.command("list")
 def run_list(workspace: WorkspaceOption = DEFAULT_WORKSPACE, json_: JsonOption = False) -> None:
     """List all runs, oldest first."""

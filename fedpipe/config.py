@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedpipe.config_errors import explain
-from fedpipe.data import PreprocessSettings, Schema
+from fedpipe.data import CategoricalColumn, PreprocessSettings, Schema
 from fedpipe.data.spans import UNDATED, check_spans
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.learning import ModelSettings, TrainingSettings
@@ -127,6 +127,12 @@ class AnalyzeSettings(_Strict):
     """How a model is evaluated."""
 
     num_bins: int = Field(20, ge=4, le=512, description="Score bins of the private evaluation.")
+    slices: tuple[str, ...] = Field(
+        (),
+        description="Categorical columns by whose values quality is shown. Each is one more noisy histogram, "
+        "paid for by privacy.shares.slices; quality by client costs nothing more.",
+    )
+    slice_bins: int = Field(10, ge=8, le=64, description="Score bins of each slice.")
 
 
 class PrivacySettings(_Strict):
@@ -178,6 +184,21 @@ class Config(_Strict):
         wanted = named or ((self.spans.until,) if self.spans.until else None)
         if time is not None and wanted is not None:
             check_spans(wanted, time.window)
+        return self
+
+    @model_validator(mode="after")
+    def _check_slices(self) -> Config:
+        columns = self.data_schema.columns
+        categories = [name for name, column in columns.items() if isinstance(column, CategoricalColumn)]
+        slices = self.analyze.slices
+        for name in slices:
+            if name not in categories:
+                raise ValueError(
+                    f"expected categorical columns in analyze.slices, found {name!r}. "
+                    f"{nearest(name, categories)}"
+                )
+        if len(set(slices)) < len(slices):
+            raise ValueError("expected different columns in analyze.slices, found one twice")
         return self
 
     @property

@@ -2,48 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bars,
-)
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
+from fedpipe.doctor import Check
 from fedpipe.reports.summary import RunSummary
 from fedpipe.reports.wording import round_up
 
+_BAR, _NARROW_BAR = 30, 8
+_PATIENCE_SECONDS = 15.0  # between two lines about one step, where no bar can move
+_METRICS_WIDTH = 78
+_SIMULATION_ONLY = "* known in simulation only; a federation never sees these"
+
 
 class TerminalProgress:
-    """Shows one line per finished step and a bar for the rounds of the running one."""
+    """Shows one line per finished step and a bar for the rounds of the running one.
 
-    def __init__(self, console: Console, bars: Bars) -> None:
+    Where bars cannot move (pipes, files, dumb terminals), long steps say now and then how far they are.
+    """
+
+    def __init__(
+        self, console: Console, bars: Bars, *, moving: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
         self._bars = bars
+        self._moving = moving
+        self._clock = clock
         self._task: TaskID | None = None
         self._label = ""
+        self._begun = self._told = 0.0
+        self._first = 0
 
     def step_started(self, name: str, index: int, total: int) -> None:
         """Shows the step as running."""
         self._label = f"[{index}/{total}] {name}"
-        self._task = self._bars.add_task(self._label.replace("[", r"\["), total=None)
+        self._begun = self._told = self._clock()
+        self._first = -1
+        self._task = self._bars.add_task(self._label.replace("[", r"\["), total=None, rounds="")
 
     def step_progress(self, name: str, done: int, total: int) -> None:
         """Moves the bar."""
+        now = self._clock()
+        if self._first < 0:  # a resumed step does not begin at nothing
+            self._first, self._begun = done, now
+        left = _left(now - self._begun, done - self._first, total - done)
         if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total)
+            wide = self._console.width >= _METRICS_WIDTH
+            rounds = f"{done} of {total} rounds{left}" if wide else f"{done}/{total}"
+            self._bars.update(self._task, completed=done, total=total, rounds=rounds)
+        if not self._moving and done < total and now - self._told >= _PATIENCE_SECONDS:
+            self._told = now
+            self._say(f"{self._label:<16} {done} of {total} rounds{left}")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
         self._console.print(f"Note: {text}", style="yellow", markup=False, highlight=False)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def step_finished(self, name: str, seconds: float, status: str) -> None:
         """Replaces the bar by a line."""
@@ -51,22 +75,27 @@ class TerminalProgress:
             self._bars.remove_task(self._task)
             self._task = None
         done = {"COMPLETE": "done", "CACHED": "already done"}.get(status, status.lower())
-        self._console.print(f"{self._label:<16} {done} in {seconds:.1f} s", markup=False, highlight=False)
+        self._say(f"{self._label:<16} {done} in {seconds:.1f} s")
 
 
 @contextmanager
 def terminal_progress(console: Console) -> Iterator[TerminalProgress]:
     """Shows progress on `console` while the block runs."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
-    # Elsewhere than in a terminal, bars would end with an empty line.
-    with bars if console.is_terminal else nullcontext():
-        yield TerminalProgress(console, bars)
+    moving = console.is_terminal and not console.is_dumb_terminal
+    bar = BarColumn(bar_width=_BAR if console.width >= _METRICS_WIDTH else _NARROW_BAR)
+    columns = (TextColumn("{task.description}"), bar, TextColumn("{task.fields[rounds]}"))
+    bars = Bars(*columns, console=console, transient=True, disable=not moving)
+    # Where nothing moves, bars would end with an empty line.
+    with bars if moving else nullcontext():
+        yield TerminalProgress(console, bars, moving=moving)
+
+
+def _left(seconds: float, done: int, rest: int) -> str:
+    """Returns how long `rest` rounds will take if they take as long as the `done` ones, in words."""
+    if done <= 0 or rest <= 0:
+        return ""
+    left = math.ceil(seconds / done * rest)
+    return f", about {left} s left" if left < 100 else f", about {math.ceil(left / 60)} min left"
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:
@@ -76,7 +105,11 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         f"Model {summary.model_version}, from {summary.num_clients} clients", style="bold", highlight=False
     )
     console.print(privacy_line(summary), highlight=False)
-    console.print(_metrics_table(summary))
+    if console.width >= _METRICS_WIDTH:
+        console.print(_metrics_table(summary))
+    else:
+        for line in _metrics_lines(summary):
+            console.print(line, highlight=False, markup=False)
     for warning in summary.warnings:
         console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
     for name, path in summary.paths.model_dump().items():
@@ -116,9 +149,36 @@ def _metrics_table(summary: RunSummary) -> Table:
             row += [_figure(exact.exact_metrics, name), _figure(exact.baseline, name)]
         table.add_row(*row)
     if exact:
-        table.caption = "* known in simulation only; a federation never sees these"
+        table.caption = _SIMULATION_ONLY
     return table
+
+
+def _metrics_lines(summary: RunSummary) -> Iterator[str]:
+    """Returns the table's content for terminals that are too narrow for it."""
+    exact = summary.simulation_only
+    for name, value in summary.metrics:
+        yield name.replace("_", " ")
+        yield f"  {value.estimate:.3f}  ({value.lower:.3f} - {value.upper:.3f})"
+        if exact:
+            yield f"  exact* {_figure(exact.exact_metrics, name)}, pooled* {_figure(exact.baseline, name)}"
+    yield "private estimates, 95 % intervals"
+    if exact:
+        yield _SIMULATION_ONLY
 
 
 def _figure(figures: dict[str, float], name: str) -> str:
     return f"{figures[name]:.3f}" if name in figures else "-"
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """Shows what `fedpipe doctor` found: a line for each check, and below it the command that mends it."""
+    width = max(len(check.name) for check in checks)
+    styles = {"ok": "green", "missing": "bold red", "not needed": "dim"}
+    for check in checks:
+        line = Text(f"{check.state:<10}", style=styles[check.state])
+        line.append(f"  {check.name:<{width}}  {check.found}", style="default")
+        console.print(line, highlight=False, soft_wrap=True)
+        if check.remedy:
+            console.print(Text(f"{'':<10}  -> {check.remedy}"), highlight=False, soft_wrap=True)
+    missing = sum(check.state == "missing" for check in checks)
+    console.print("Ready for: fedpipe simulate" if not missing else f"{missing} missing: see above.")

@@ -14,6 +14,7 @@ from fedpipe.data.balance import Balance
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.evaluation import Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
+from fedpipe.learning.slices import SliceGroup
 from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, PrivacyStatement
 
 
@@ -101,6 +102,22 @@ class Anomalies(_Artifact):
     found: tuple[Anomaly, ...]
 
 
+class RoundFigures(_Artifact):
+    """What is known of a round of training: functions of releases and of the plan.
+
+    Attributes:
+      server_round: from 1.
+      num_answered: clients whose sums were added.
+      update_norm: L2 norm of the mean gradient, its noise included.
+      noise_norm: what that norm is expected to be of noise alone; 0 without noise.
+    """
+
+    server_round: int
+    num_answered: int
+    update_norm: float
+    noise_norm: float
+
+
 class Model(_Artifact):
     """Trained weights (in `weights_file` beside this artifact) and how they came about.
 
@@ -112,18 +129,23 @@ class Model(_Artifact):
     num_rounds: int
     dropouts: tuple[Dropout, ...]
     private: bool
+    rounds: tuple[RoundFigures, ...] = ()
     noise_to_signal: float | None = None
     noise_advice: str | None = None
 
 
 class Evaluation(_Artifact):
-    """Private estimates on held-out records. `better_than_chance` is what may be claimed, no more."""
+    """Private estimates on held-out records. `better_than_chance` is what may be claimed, no more.
+
+    `slices` has a group for the clients and one for each of `analyze.slices`.
+    """
 
     metrics: Metrics
     better_than_chance: bool
     reliability: tuple[ReliabilityPoint, ...]
     roc: tuple[RocPoint, ...]
     noise_stddev: float
+    slices: tuple[SliceGroup, ...] = ()
 
 
 class ModelVersion(_Artifact):

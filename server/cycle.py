@@ -142,7 +142,7 @@ def _model_steps(around: Surroundings) -> list[Step]:
             function=partial(
                 analyze,
                 asker=asker,
-                num_bins=settings.num_bins,
+                settings=settings,
                 weights_directory=around.weights_directory,
                 seed=seed,
             ),

@@ -74,6 +74,7 @@ def make_plan(config: Config) -> PrivacyPlan:
         column_histograms=len(schema.columns),
         feature_histograms=len(profiled_columns(schema)),
         score_histograms=num_histograms(schema.num_classes),
+        slice_histograms=len(config.analyze.slices),
         sampling_probability=training.sampling_probability,
         clipping_norm=training.clipping_norm,
         num_rounds=training.num_rounds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,19 +15,20 @@ from server.artifacts import ModelVersion
 
 def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> int:
     """Returns a number above all that were registered or pushed under `name`, lost ones included."""
-    records = metadata.artifacts_of_type("ModelVersion")
-    registered, lost = [], 0
-    for record in records:
-        try:
-            version = _read_version(workspace.root / record.uri)
-        except WorkspaceError:
-            lost = len(records)  # no name has had more versions than all names together
-            continue
-        if version.name == name:
-            registered.append(version.version)
+    readable = list(readable_versions(metadata, workspace))
+    num_recorded = len(metadata.artifacts_of_type("ModelVersion"))
+    # No name has had more versions than all names together.
+    lost = num_recorded if len(readable) < num_recorded else 0
     folder = workspace.models_dir / name
     pushed = [int(path.name) for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
-    return max([lost, *registered, *pushed]) + 1
+    return max([lost, *(version.version for version in readable if version.name == name), *pushed]) + 1
+
+
+def readable_versions(metadata: MetadataStore, workspace: Workspace) -> Iterator[ModelVersion]:
+    """Yields the registered versions, oldest first, without those whose files are gone or damaged."""
+    for record in metadata.artifacts_of_type("ModelVersion"):
+        with suppress(WorkspaceError):
+            yield _read_version(workspace.root / record.uri)
 
 
 def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelVersion]:

@@ -13,11 +13,21 @@ from pydantic import BaseModel
 from fedpipe.config import Config
 from fedpipe.errors import WorkspaceError
 from fedpipe.files import digest_json
+from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
-from fedpipe.reports.evidence import Curves, DataCounts, Finding, RunEvidence
+from fedpipe.reports.evidence import (
+    Curves,
+    DataCounts,
+    Finding,
+    RoundEvidence,
+    RunEvidence,
+    VersionEvidence,
+)
 from fedpipe.reports.summary import Paths, RunSummary
 from server.artifacts import Anomalies, Evaluation, Model, ModelVersion, PushedModel, Spans, Statistics
+from server.registry import readable_versions
+from simulations.budgets import read_budgets
 from simulations.population import Population
 from simulations.referee import judge_once
 
@@ -42,6 +52,7 @@ class Outcome:
     pushed: PushedModel
     executions: tuple[ExecutionRecord, ...]
     artifacts: tuple[ArtifactRecord, ...]
+    versions: tuple[VersionEvidence, ...]
 
 
 def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
@@ -62,6 +73,7 @@ def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
                 f"Expected artifact {name} of run {run_id}, found none that can be read: go on with --resume."
             ) from error
 
+    version = load("model_version", ModelVersion)
     return Outcome(
         workspace=workspace,
         run_id=run_id,
@@ -71,11 +83,26 @@ def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
         anomalies=load("anomalies", Anomalies),
         model=load("model", Model),
         evaluation=load("evaluation", Evaluation),
-        version=load("model_version", ModelVersion),
+        version=version,
         pushed=load("pushed_model", PushedModel),
         executions=tuple(metadata.executions(run_id)),
         artifacts=artifacts,
+        versions=tuple(_versions_until(version, metadata, workspace)),
     )
+
+
+def _versions_until(
+    version: ModelVersion, metadata: MetadataStore, workspace: Workspace
+) -> Iterator[VersionEvidence]:
+    for each in readable_versions(metadata, workspace):
+        if each.name == version.name and each.version <= version.version:
+            yield VersionEvidence(
+                version=each.version,
+                created_at=each.created_at,
+                epsilon=each.privacy.epsilon,
+                auc=each.metrics.auc,
+                brier=each.metrics.brier,
+            )
 
 
 def summarize(outcome: Outcome, population: Population, *, owners_log: Path) -> RunSummary:
@@ -125,6 +152,11 @@ def gather_evidence(outcome: Outcome) -> RunEvidence:
         ),
         executions=outcome.executions,
         artifacts=outcome.artifacts,
+        releases=_releases(outcome),
+        slices=evaluation.slices,
+        rounds=tuple(RoundEvidence(**figures.model_dump()) for figures in outcome.model.rounds),
+        budgets=tuple(read_budgets(outcome.workspace.ledger_path, outcome.version.certificate, config.name)),
+        versions=outcome.versions,
         settings=config.model_dump(mode="json", by_alias=True, exclude={"data_schema"}),
     )
 
@@ -133,6 +165,11 @@ def _judged(outcome: Outcome) -> str:
     """Returns a digest of the model and of the records that it is judged on."""
     version = outcome.version.model_dump(mode="json")
     return digest_json([version, outcome.spans.model_dump(mode="json"), outcome.config.eval_fraction])
+
+
+def _releases(outcome: Outcome) -> dict[str, int]:
+    with Ledger(outcome.workspace.ledger_path) as ledger:
+        return {step: cost.num_releases for step, cost in ledger.costs(outcome.run_id).items()}
 
 
 def _counts(outcome: Outcome) -> DataCounts:

@@ -170,6 +170,17 @@ class Transform(_Frozen):
         """The columns that it reads, in order."""
         return tuple(feature.column for feature in self.features)
 
+    def category(self, column: str) -> VocabularyFeature | HashedFeature:
+        """Returns the categories that are known of `column`.
+
+        Raises:
+          DataError: it has none.
+        """
+        for feature in self.features:
+            if feature.column == column and isinstance(feature, (VocabularyFeature, HashedFeature)):
+                return feature
+        raise DataError(f"Expected a categorical column, found {column!r}: see analyze.slices.")
+
     def encode(self, frame: pd.DataFrame) -> NDArray[np.float32]:
         """Returns model inputs, float32 (n, num_features), for records as text.
 
@@ -238,8 +249,15 @@ def _encode(
         case ImageFeature():
             block[:] = decode_images(cells.tolist(), feature.width)
         case _:
-            index = by_distinct(cells, lambda distinct: _position(feature, distinct, missing_tokens))
+            index = category_positions(feature, cells, missing_tokens)
             block[np.arange(len(cells)), index] = 1
+
+
+def category_positions(
+    feature: VocabularyFeature | HashedFeature, cells: pd.Series[str], missing_tokens: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Returns the category of every cell, int64 (n,) in [0, feature.width); the last is OTHER."""
+    return by_distinct(cells, lambda distinct: _position(feature, distinct, missing_tokens))
 
 
 def _position(

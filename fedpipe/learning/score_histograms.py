@@ -174,6 +174,43 @@ def score_histograms(
     return counts
 
 
+def slice_histogram(
+    probabilities: NDArray[Any],
+    labels: NDArray[Any],
+    categories: NDArray[Any],
+    num_categories: int,
+    bins: ScoreBins,
+) -> IntArray:
+    """Returns one histogram over categories, outcomes and score bins; a record is in one cell of it.
+
+    With two classes the outcome is the label and the score that of class 1. With more, the outcome
+    is whether the most probable class is right, and the score its probability.
+
+    Args:
+      probabilities: float (n,) or (n, K), as for `score_histograms`.
+      labels: integer (n,), in [0, K).
+      categories: integer (n,), in [0, num_categories).
+      num_categories: public, as the bins are.
+      bins: public bins.
+
+    Returns:
+      int64 (num_categories, 2, num_bins), [category, outcome, bin].
+
+    Raises:
+      DataError: as `score_histograms`, or categories do not fit. It must not leave the client.
+    """
+    scores, truth = sanitize_scores(probabilities, labels)
+    groups = np.asarray(categories)
+    if groups.shape != truth.shape or np.any(groups < 0) or np.any(groups >= num_categories):
+        raise DataError(f"Expected a category in [0, {num_categories}) for every record.")
+    outcome, score = truth, scores[:, 1]
+    if scores.shape[1] > 2:
+        outcome, score = (scores.argmax(axis=1) == truth).astype(np.int64), scores.max(axis=1)
+    cells = np.searchsorted(np.asarray(bins.edges[1:-1]), score, side="right")
+    shape = (2 * num_categories, bins.num_bins)
+    return _count(2 * groups + outcome, cells, shape).reshape(num_categories, 2, bins.num_bins)
+
+
 def sanitize_scores(probabilities: NDArray[Any], labels: NDArray[Any]) -> tuple[FloatArray, IntArray]:
     """Returns scores float64 (n, K) within [0, 1], free of NaN, and labels int64 (n,).
 

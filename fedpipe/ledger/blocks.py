@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dp_accounting.dp_event import DpEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.errors import LedgerError, PrivacyError
@@ -51,8 +50,19 @@ class BlockPolicy(BaseModel):
 
 def policy_for_runs(plan: PrivacyPlan, num_runs: int) -> BlockPolicy:
     """Returns the tightest policy under which every block affords `num_runs` runs of `plan`."""
-    policies = [_policy(plan.events_of(split), num_runs, plan.delta) for split in plan.splits]
-    return max(policies, key=lambda policy: policy.epsilon)
+
+    def bound(order: int) -> float:
+        # Which split costs more can depend on the order: the blocks share one, and all must fit.
+        cost = max(
+            sum(renyi_divergence(event, order) for event in plan.events_of(split)) for split in plan.splits
+        )
+        return renyi_to_epsilon(num_runs * cost, order, plan.delta)
+
+    order = min(ORDERS, key=bound)
+    # A hair more than the sum, so that rounding cannot refuse the last run. With a large delta the bound may
+    # be below zero, which is no epsilon.
+    epsilon = max(bound(order) * (1 + 1e-9), 1e-6)
+    return BlockPolicy(epsilon=epsilon, delta=plan.delta, renyi_order=order)
 
 
 def policy_for_budget(epsilon: float, delta: float) -> BlockPolicy:
@@ -65,14 +75,3 @@ def policy_for_budget(epsilon: float, delta: float) -> BlockPolicy:
             f"{delta:g}: raise either."
         )
     return policy
-
-
-def _policy(events: list[DpEvent], num_runs: int, delta: float) -> BlockPolicy:
-    def bound(order: int) -> float:
-        divergence = num_runs * sum(renyi_divergence(event, order) for event in events)
-        return renyi_to_epsilon(divergence, order, delta)
-
-    order = min(ORDERS, key=bound)
-    # A hair more than the sum, so that rounding cannot refuse the last run. With a large delta the bound may
-    # be below zero, which is no epsilon.
-    return BlockPolicy(epsilon=max(bound(order) * (1 + 1e-9), 1e-6), delta=delta, renyi_order=order)

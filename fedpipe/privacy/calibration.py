@@ -46,6 +46,9 @@ class Shares(BaseModel):
     analyze: float = Field(
         default=0.10, gt=0, lt=1, description="Evaluation, where it shares its records' block."
     )
+    slices: float = Field(
+        default=0.3, gt=0, lt=1, description="Part of the evaluation's share for analyze.slices, if any."
+    )
 
     def check(self) -> None:
         """Raises PrivacyError when nothing is left for training."""
@@ -66,6 +69,7 @@ class Demand(BaseModel):
     column_histograms: int = Field(ge=1)
     feature_histograms: int = Field(ge=0)
     score_histograms: int = Field(ge=1)
+    slice_histograms: int = Field(default=0, ge=0)
     sampling_probability: float = Field(gt=0, le=1)
     clipping_norm: float = Field(gt=0, allow_inf_nan=False)
     num_rounds: int = Field(ge=1)
@@ -93,17 +97,13 @@ def calibrate(
     train, held_out = both[:1], both[-1:]
     queries = _count_queries(demand, mu_squared, shares, both, train)
     if not demand.keyed:
-        queries["evaluation"] = _query(
-            "analyze", held_out, demand.score_histograms, shares.analyze * mu_squared
-        )
+        queries |= _evaluation_queries(demand, held_out, shares, shares.analyze * mu_squared)
     spent = [query.events for query in queries.values() if query.splits[0] == train[0]]
     queries["training"] = Query(
         step="train", splits=train, mechanism=_calibrated_training(demand, spent, epsilon_target, delta)
     )
     if demand.keyed:
-        queries["evaluation"] = _calibrated_evaluation(
-            demand, queries, held_out, shares, epsilon_target, delta
-        )
+        queries |= _calibrated_evaluation(demand, queries, held_out, shares, epsilon_target, delta)
     return PrivacyPlan(
         private=True,
         epsilon=epsilon_target,
@@ -184,19 +184,29 @@ def _calibrated_evaluation(
     shares: Shares,
     epsilon_target: float,
     delta: float,
-) -> Query:
+) -> dict[str, Query]:
     spent = [query.events for query in queries.values() if splits[0] in query.splits]
-    count = demand.score_histograms
 
-    def mechanism(noise_stddev: float) -> NoisyHistograms:
-        return NoisyHistograms(noise_stddev=noise_stddev, num_histograms=count)
+    def made(mu: float) -> dict[str, Query]:
+        return _evaluation_queries(demand, splits, shares, mu**2)
 
-    def events(noise_stddev: float) -> list[DpEvent]:
-        return [*spent, planned_events(mechanism(noise_stddev))]
+    def events(inverse_mu: float) -> list[DpEvent]:
+        return [*spent, *(query.events for query in made(1 / inverse_mu).values())]
 
     remaining = (1 - shares.validate_) * gaussian_mu(epsilon_target, delta) ** 2
-    noise_stddev = _least_noise(events, epsilon_target, delta, guess=math.sqrt(count / remaining))
-    return Query(step="analyze", splits=splits, mechanism=mechanism(noise_stddev))
+    inverse_mu = _least_noise(events, epsilon_target, delta, guess=1 / math.sqrt(remaining))
+    return made(1 / inverse_mu)
+
+
+def _evaluation_queries(
+    demand: Demand, splits: tuple[Split, ...], shares: Shares, mu_squared: float
+) -> dict[str, Query]:
+    """Returns the evaluation's queries, which together cost about `mu_squared`."""
+    part = shares.slices if demand.slice_histograms else 0.0
+    queries = {"evaluation": _query("analyze", splits, demand.score_histograms, (1 - part) * mu_squared)}
+    if demand.slice_histograms:
+        queries["slices"] = _query("analyze", splits, demand.slice_histograms, part * mu_squared)
+    return queries
 
 
 def _least_noise(

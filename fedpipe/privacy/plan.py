@@ -24,7 +24,9 @@ _PLACES: dict[str, tuple[str, type[NoisyHistograms] | type[DpSgd], tuple[Split, 
     "features": ("preprocess", NoisyHistograms, ("train",)),
     "training": ("train", DpSgd, ("train",)),
     "evaluation": ("analyze", NoisyHistograms, ("eval",)),
+    "slices": ("analyze", NoisyHistograms, ("eval",)),
 }
+_OPTIONAL = {"slices"}  # a client that has no plan for it refuses to answer it
 
 
 class Query(BaseModel):
@@ -76,7 +78,8 @@ class PrivacyPlan(BaseModel):
         for name, query in self.queries.items():
             _check_query(name, query, self.keyed)
         steps = {query.step for query in self.queries.values()}
-        missing = [name for name, place in _PLACES.items() if place[0] in steps and name not in self.queries]
+        expected = [name for name, place in _PLACES.items() if place[0] in steps and name not in _OPTIONAL]
+        missing = [name for name in expected if name not in self.queries]
         if missing or not steps:
             raise PrivacyError(f"Expected a plan for every query of its steps, found none for {missing}.")
         return self

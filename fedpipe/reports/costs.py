@@ -26,6 +26,7 @@ _QUERIES = {
     "features": "feature counts",
     "training": "model updates",
     "evaluation": "score histograms",
+    "slices": "score histograms by slice",
 }
 
 

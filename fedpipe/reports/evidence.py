@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedpipe.data import Schema
+from fedpipe.learning.evaluation import Estimate
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
+from fedpipe.learning.slices import SliceGroup
 from fedpipe.ledger.certificate import Certificate
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 
@@ -26,7 +28,8 @@ class DataCounts:
     """The noisy counts of `validate` and what they led to. A standard deviation of 0 means exact counts.
 
     Attributes:
-      label_counts: by client, [train, eval] x [classes in order, unknown].
+      label_counts: by client, [train, eval] x [classes in order, unknown]; or one such table for each
+        span, in order.
       column_health: by column, summed over clients, records by `fedpipe.data.statistics.HEALTH`.
       label_noise_stddev: absolute, of each cell of one client's label counts.
       column_noise_stddev: absolute, of each cell of column_health.
@@ -34,7 +37,7 @@ class DataCounts:
       refusals: by client that does not take part, its reason.
     """
 
-    label_counts: Mapping[str, list[list[int]]]
+    label_counts: Mapping[str, list[Any]]
     column_health: Mapping[str, list[int]]
     label_noise_stddev: float
     column_noise_stddev: float
@@ -55,6 +58,46 @@ class Curves:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundEvidence:
+    """A round of training: who answered, and the norm of the mean gradient beside that of its noise."""
+
+    server_round: int
+    num_answered: int
+    update_norm: float
+    noise_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the ledgers hold for the records of one split, at the client that has least left of it.
+
+    Attributes:
+      split: whose records.
+      epsilon: that the lifetime budget amounts to, at `delta`.
+      delta: of that budget.
+      used: share of the budget that runs hold, this one included.
+      runs_left: further runs like this one that it affords.
+    """
+
+    split: str
+    epsilon: float
+    delta: float
+    used: float
+    runs_left: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionEvidence:
+    """A registered version of the same model. `epsilon` is None for one that is NOT PRIVATE."""
+
+    version: int
+    created_at: str
+    epsilon: float | None
+    auc: Estimate
+    brier: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEvidence:
     """What stands behind a run's summary.
 
@@ -68,6 +111,11 @@ class RunEvidence:
       executions: every try of every step, in order.
       artifacts: what the steps made.
       settings: the configuration without its schema, by name.
+      releases: by step, how many answers of clients this run was charged for.
+      slices: quality by client and by category.
+      rounds: of training, in order.
+      budgets: what is left for later runs, where it is known.
+      versions: of the model, this one last.
     """
 
     description: str
@@ -79,3 +127,8 @@ class RunEvidence:
     executions: tuple[ExecutionRecord, ...]
     artifacts: tuple[ArtifactRecord, ...]
     settings: Mapping[str, Any]
+    releases: Mapping[str, int] = field(default_factory=dict)
+    slices: tuple[SliceGroup, ...] = ()
+    rounds: tuple[RoundEvidence, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    versions: tuple[VersionEvidence, ...] = ()

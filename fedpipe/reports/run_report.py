@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedpipe.ledger.certificate import PrivacyStatement
-from fedpipe.reports import costs, quality, tables, wording
+from fedpipe.reports import charts, comparison, costs, learning, quality, spans, tables, wording
 from fedpipe.reports.evidence import RunEvidence
 from fedpipe.reports.summary import RunSummary
 
@@ -102,6 +102,9 @@ def _privacy(evidence: RunEvidence) -> dict[str, Any]:
         "detection": max((block.detection for block in blocks), default=1.0),
         "false_alarms": costs.FALSE_ALARMS,
         "dropouts": costs.dropout_words(certificate),
+        "budgets": comparison.budget_rows(evidence.budgets),
+        "learning": learning.learning_report(evidence.rounds, certificate),
+        "chart_size": (charts.CHART_WIDTH, charts.CHART_HEIGHT),
     }
 
 
@@ -118,22 +121,28 @@ def _neighbours(privacy: PrivacyStatement) -> str:
 def _quality(summary: RunSummary, evidence: RunEvidence) -> dict[str, Any]:
     metrics, known = summary.metrics, summary.simulation_only
     classes = tables.class_rows(evidence.counts, evidence.schema.label.names)[:-1]
+    slices = comparison.slice_reports(evidence, metrics.auc)
     return {
         "auc": metrics.auc,
         "metrics": quality.metric_rows(metrics, [row.held_out for row in classes]),
         "roc": quality.roc_points(evidence.curves),
         "dots": quality.calibration_dots(evidence.curves),
         "curve_size": quality.CURVE_SIZE,
+        "slices": slices,
+        "num_slices": sum(len(group.rows) for group in slices),
+        "num_flagged": sum(group.num_flagged for group in slices),
+        "versions": comparison.version_rows(evidence),
         "simulated": quality.simulated_rows(metrics, known) if known else (),
     }
 
 
 def _data(evidence: RunEvidence) -> dict[str, Any]:
     counts, class_names = evidence.counts, evidence.schema.label.names
-    num_clients = len(counts.label_counts)
+    num_cells = len(counts.label_counts) * spans.num_spans(counts)
     return {
+        "spans": spans.span_rows(counts, evidence.certificate),
         "classes": tables.class_rows(counts, class_names),
-        "class_margin": wording.margin(counts.label_noise_stddev * math.sqrt(num_clients)),
+        "class_margin": wording.margin(counts.label_noise_stddev * math.sqrt(num_cells)),
         "clients": tables.client_table(counts, evidence.certificate, class_names),
         "columns": tables.column_rows(counts, evidence.schema),
         "column_margin": wording.margin(counts.column_noise_stddev),

@@ -12,11 +12,19 @@ from fedpipe.data.statistics import HEALTH
 from fedpipe.ledger.certificate import Certificate
 from fedpipe.pipeline.records import ExecutionRecord
 from fedpipe.reports.evidence import DataCounts, RunEvidence
+from fedpipe.reports.spans import all_spans, num_spans
 from fedpipe.reports.wording import count, duration, listing, margin
 
 MAX_CLIENTS = 50
 _MAX_CLASSES_PER_CLIENT = 4
 _CLEAR_DEVIATIONS = 3.0
+_STATES = {
+    "COMPLETE": "done",
+    "CACHED": "taken from an earlier run",
+    "FAILED": "failed",
+    "CANCELED": "canceled",
+    "RUNNING": "interrupted",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +75,12 @@ class MadeFile:
 
 @dataclass(frozen=True, kw_only=True)
 class TrailRow:
-    """A try of a step and what it made."""
+    """A try of a step and what it made. `releases` are those that the whole step was charged for."""
 
     step: str
     state: str
+    because: str
+    releases: int
     started_at: str
     duration: str
     made: tuple[MadeFile, ...]
@@ -79,7 +89,7 @@ class TrailRow:
 def class_rows(counts: DataCounts, class_names: Sequence[str]) -> tuple[ClassRow, ...]:
     """Returns noisy records of every class, and without a label, summed over clients."""
     names = (*class_names, "no label")
-    tables = list(counts.label_counts.values())
+    tables = [all_spans(table) for table in counts.label_counts.values()]
     return tuple(
         ClassRow(
             name=name,
@@ -94,7 +104,8 @@ def client_table(counts: DataCounts, certificate: Certificate, class_names: Sequ
     """Returns what each client counted; one figure per split where there are many classes."""
     by_class = len(class_names) <= _MAX_CLASSES_PER_CLIENT
     clients = list(dict.fromkeys([*(each.client for each in certificate.commitments), *counts.label_counts]))
-    stddev = counts.label_noise_stddev * (1.0 if by_class else math.sqrt(len(class_names)))
+    cells = num_spans(counts) * (1 if by_class else len(class_names))
+    stddev = counts.label_noise_stddev * math.sqrt(cells)
     rows = (
         (client, tuple(_client_cells(counts.label_counts.get(client), stddev, by_class)))
         for client in clients[:MAX_CLIENTS]
@@ -132,7 +143,9 @@ def trail_rows(evidence: RunEvidence) -> tuple[TrailRow, ...]:
     return tuple(
         TrailRow(
             step=execution.step,
-            state=execution.state.lower(),
+            state=_STATES.get(execution.state, execution.state.lower()),
+            because=execution.because,
+            releases=evidence.releases.get(execution.step, 0),
             started_at=execution.started_at[:19].replace("T", " "),
             duration=duration(execution.duration_seconds),
             made=tuple(_made(evidence, execution)) if execution is last_tries[execution.step] else (),
@@ -148,11 +161,11 @@ def setting_groups(settings: Mapping[str, Any]) -> tuple[tuple[str, tuple[tuple[
     return tuple((name, tuple(_flatten(group))) for name, group in groups.items() if group)
 
 
-def _client_cells(table: list[list[int]] | None, stddev: float, by_class: bool) -> Iterator[Cell]:
+def _client_cells(table: Sequence[Any] | None, stddev: float, by_class: bool) -> Iterator[Cell]:
     if table is None:
         yield Cell(text="no answer", faint=True)
         return
-    for row in table:
+    for row in all_spans(table):
         yield from (_cell(number, stddev) for number in (row if by_class else (sum(row[:-1]), row[-1])))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpipe.config import AnalyzeSettings
 from fedpipe.data import Transform
 from fedpipe.federation import Request
 from fedpipe.federation.messages import sum_arrays
@@ -14,6 +15,7 @@ from fedpipe.learning.score_curves import reliability_curve, roc_curve
 from fedpipe.learning.score_histograms import BINARY, ScoreBins
 from server.artifacts import Evaluation, Model, Spans, Statistics
 from server.steps.asking import Asker
+from server.steps.slicing import client_slices, column_slices, slice_values
 
 
 def analyze(
@@ -24,30 +26,35 @@ def analyze(
     *,
     directory: Path,
     asker: Asker,
-    num_bins: int,
+    settings: AnalyzeSettings,
     weights_directory: Path,
     seed: int,
 ) -> dict[str, Evaluation]:
     """Returns the Evaluation: private estimates with intervals."""
-    bins = ScoreBins.around(_base_rate(statistics, asker.terms.data_schema.num_classes), num_bins)
+    rate = _base_rate(statistics, asker.terms.data_schema.num_classes)
+    bins = ScoreBins.around(rate, settings.num_bins)
+    slice_bins = _slice_bins(rate, asker.terms.data_schema.num_classes, settings)
     weights = np.load(weights_directory / model.weights_file, allow_pickle=False)
     replies = asker.ask(
         Request(
             run_id=asker.run_id,
             step="analyze",
-            values={"transform": transform.model_dump(mode="json"), "bins": bins.model_dump(mode="json")},
+            values={"transform": transform.model_dump(mode="json"), "bins": bins.model_dump(mode="json")}
+            | slice_values(settings.slices, slice_bins),
             arrays={"weights": weights},
         ),
         among=spans.clients,
     )
-    sums = {name: sum_arrays(replies, name) for name in replies[0].arrays}
+    names = [name for name in replies[0].arrays if not name.startswith("slice_")]
+    sums = {name: sum_arrays(replies, name) for name in names}
     noise_stddev = asker.noise_stddev("evaluation")
+    generator = np.random.default_rng(seed)
     metrics = estimate_metrics(
         sums,
         bins,
         noise_stddev=noise_stddev,
         num_clients=len(replies),
-        generator=np.random.default_rng(seed),
+        generator=generator,
     )
     binary = sums.get(BINARY)
     evaluation = Evaluation(
@@ -56,8 +63,19 @@ def analyze(
         reliability=reliability_curve(binary, bins) if binary is not None else (),
         roc=roc_curve(binary, bins) if binary is not None else (),
         noise_stddev=noise_stddev * len(replies) ** 0.5,
+        slices=(
+            client_slices(replies, bins, noise_stddev=noise_stddev, generator=generator),
+            *column_slices(
+                replies, settings.slices, slice_bins, asker=asker, transform=transform, generator=generator
+            ),
+        ),
     )
     return {"evaluation": evaluation}
+
+
+def _slice_bins(rate: float, num_classes: int, settings: AnalyzeSettings) -> ScoreBins:
+    # With several classes a slice counts the probability of the best one, which is anything above 1/K.
+    return ScoreBins.around(rate if num_classes == 2 else 0.5, settings.slice_bins)
 
 
 def _base_rate(statistics: Statistics, num_classes: int) -> float:

@@ -31,6 +31,24 @@ def noise_to_signal(plan: PrivacyPlan, sizes: Mapping[str, float], num_parameter
     return length / (batch * math.sqrt(mechanism.num_rounds * mechanism.local_steps))
 
 
+def round_noise(plan: PrivacyPlan, total: float, num_clients: int, num_parameters: int) -> float:
+    """Returns the expected L2 norm of the noise in one round's mean gradient; 0 without noise.
+
+    Args:
+      plan: the run's plan.
+      total: the size that the round's sum is divided by, before its sampling probability.
+      num_clients: that answered; each adds its own noise in every local step.
+      num_parameters: of the model.
+    """
+    query = plan.queries.get("training")
+    if query is None or not isinstance(query.mechanism, DpSgd):
+        return 0.0
+    mechanism = query.mechanism
+    stddev = mechanism.noise_multiplier * mechanism.clipping_norm
+    cells = num_clients * mechanism.local_steps * num_parameters
+    return stddev * math.sqrt(cells) / (mechanism.sampling_probability * total)
+
+
 def noise_advice(ratio: float | None, plan: PrivacyPlan, num_parameters: int) -> str | None:
     """Returns what to tell people about `ratio`, or None when the noise is no concern."""
     if ratio is None or ratio < LOUD:

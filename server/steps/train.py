@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from fedpipe.files import write_atomically
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.vectors import Vector
 from fedpipe.ledger.certificate import Dropout
-from server.artifacts import Model, Spans, Statistics
+from server.artifacts import Model, RoundFigures, Spans, Statistics
 from server.steps.asking import Asker
-from server.steps.noise import noise_advice, noise_to_signal
+from server.steps.noise import noise_advice, noise_to_signal, round_noise
 from server.steps.step_sizes import choose_step_sizes, strategy_note
 
 WEIGHTS = "weights.npy"
@@ -59,6 +59,7 @@ def train(
         num_rounds=num_rounds,
         dropouts=_dropouts(state, spans),
         private=terms.plan.private,
+        rounds=tuple(_round_figures(state, asker, statistics, balance, initial.size)),
         noise_to_signal=ratio,
         noise_advice=advice,
     )
@@ -90,7 +91,7 @@ def _run(
         },
         local_step_sizes=steps.local,
         sizes=sizes,
-        least_total=SURE_DEVIATIONS * size_noise * math.sqrt(len(sizes)),
+        least_total=_least_total(asker, statistics, balance),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
         listener=listener,
@@ -99,6 +100,25 @@ def _run(
 
 def _balance_values(balance: Balance) -> dict[str, Any]:
     return {} if balance.answer == "none" else {"balance": balance.model_dump(mode="json")}
+
+
+def _least_total(asker: Asker, statistics: Statistics, balance: Balance) -> float:
+    size_noise = statistics.size_noise_stddev(asker.terms.data_schema.num_classes, balance)
+    return SURE_DEVIATIONS * size_noise * math.sqrt(len(statistics.label_counts))
+
+
+def _round_figures(
+    state: TrainingState, asker: Asker, statistics: Statistics, balance: Balance, num_parameters: int
+) -> Iterator[RoundFigures]:
+    sizes, least = statistics.train_sizes(balance), _least_total(asker, statistics, balance)
+    for record in state.history:
+        total = max(sum(sizes[client] for client in record.answered), least, 1.0)
+        yield RoundFigures(
+            server_round=record.server_round,
+            num_answered=len(record.answered),
+            update_norm=record.update_norm,
+            noise_norm=round_noise(asker.terms.plan, total, len(record.answered), num_parameters),
+        )
 
 
 def _dropouts(state: TrainingState, spans: Spans) -> tuple[Dropout, ...]:

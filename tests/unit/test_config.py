@@ -263,6 +263,16 @@ def test_an_unknown_configuration_is_answered_with_the_nearest(name: str, expect
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("slices", "expected"), [("[age]", "found 'age'"), ("[towm]", "town"), ("[town, town]", "twice")]
+)
+def test_slices_are_categorical_columns(tmp_path: Path, slices: str, expected: str) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL + "    town: {type: categorical, vocabulary: [ulm]}\n")
+    assert load_config(str(path), ["analyze.slices=[town]"]).analyze.slices == ("town",)
+    assert expected in message(path, f"analyze.slices={slices}")
+
+
 def test_errors_name_settings_as_the_file_does(small: Path) -> None:
     """Not `data_schema`, which is the attribute's name."""
     found = message(small, "data_schema=5")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from fedpipe.cli import app
 from fedpipe.config import load_config
 from fedpipe.config_reference import configuration_reference, undocumented_settings
 
+# How pages call fedpipe, and the arguments that each way stands for.
+STARTS = {
+    "fedpipe": [],
+    ".venv/bin/fedpipe": [],
+    "python -m fedpipe.simulate": ["simulate"],
+    "python -m fedpipe": [],
+}
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 
@@ -40,6 +50,53 @@ def test_options_that_pages_name_exist(page: Path) -> None:
         command = next((name for name in helps if line.startswith(name)), None)
         for option in re.findall(r"(--[a-z]+)", line) if command else ():
             assert option in helps[str(command)], line
+
+
+def _commands(page: str) -> list[list[str]]:
+    """Returns the arguments of every call of fedpipe in the page's shell blocks."""
+    found = []
+    for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+            text = " ".join(words)
+            for start, prefix in STARTS.items():
+                if text.startswith(start + " ") or text == start:
+                    found.append([*prefix, *words[len(start.split()) :]])
+                    break
+    return found
+
+
+def _refusal(arguments: list[str]) -> str:
+    """Returns why fedpipe would refuse a command line, or nothing if it would run it."""
+    try:
+        _parse(arguments)
+    except click.UsageError as error:
+        return error.format_message()
+    return ""
+
+
+def _parse(arguments: list[str]) -> None:
+    command: click.Command = typer.main.get_command(app)
+    context = click.Context(command, info_name="fedpipe")
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        name, found, arguments = command.resolve_command(context, arguments)
+        assert found is not None
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    command.make_context("fedpipe", list(arguments))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_shell_blocks_parse(page: Path) -> None:
+    for arguments in _commands(page.read_text()):
+        assert _refusal(arguments) == "", f"fedpipe {' '.join(arguments)}"
+
+
+def test_commands_are_found_and_wrong_ones_are_seen() -> None:
+    page = "```bash\nfedpipe simulate --seed 3 \\\n  --json  # a comment\n  fedpipe run show last\n```\n"
+    assert _commands(page) == [["simulate", "--seed", "3", "--json"], ["run", "show", "last"]]
+    assert _commands("```bash\npython -m fedpipe.simulate --quiet\n```") == [["simulate", "--quiet"]]
+    for wrong in (["simulat"], ["simulate", "--sed", "3"], ["model", "show"], ["simulate", "--seed", "x"]):
+        assert _refusal(wrong) != ""
 
 
 def test_configuration_page_is_what_the_settings_say() -> None:

@@ -27,6 +27,7 @@ PUBLIC = {
         "Ledger",
         "ReleaseId",
         "Spending",
+        "StepCost",
         "policy_for_budget",
         "policy_for_runs",
         "utc_now",

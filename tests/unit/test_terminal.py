@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
+from fedpipe.doctor import Check
 from fedpipe.learning.evaluation import Estimate, Metrics
 from fedpipe.ledger.certificate import PrivacyStatement
 from fedpipe.reports.summary import Paths, RunSummary, SimulationOnly
-from fedpipe.terminal import print_summary, terminal_progress
+from fedpipe.terminal import TerminalProgress, print_checks, print_summary, terminal_progress
 
 PRIVACY = {
     "status": "private",
@@ -91,6 +94,66 @@ def test_every_finished_step_is_a_line(terminal: bool) -> None:
             "[4/7] train      done in 2.5 s",
             "[5/7] analyze    already done in 0.1 s",
         ]
+
+
+def test_a_long_step_tells_a_pipe_now_and_then_how_far_it_is() -> None:
+    stream, now = io.StringIO(), [0.0]
+    console = Console(file=stream, width=40)
+    progress = TerminalProgress(console, Progress(disable=True), moving=False, clock=lambda: now[0])
+    progress.step_started("train", 4, 7)
+    for done in range(20, 101):  # resumed after 20 rounds, one a second from here
+        progress.step_progress("train", done, 100)
+        now[0] += 1.0
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "[4/7] train      35 of 100 rounds, about 65 s left"
+    assert len(lines) == 5
+    assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_gets_every_figure_on_lines_that_fit(width: int) -> None:
+    exact = SimulationOnly(exact_metrics={"auc": 0.8125}, baseline={"auc": 0.9}, num_examples={})
+    stream = io.StringIO()
+    print_summary(Console(file=stream, width=width), summary(exact))
+    text = stream.getvalue()
+    for part in ("0.750  (0.500 - 0.875)", "exact* 0.812, pooled* 0.900", "in simulation only"):
+        assert part in text
+    figures = [line for line in text.splitlines() if "(0." in line or "*" in line]
+    assert max(map(len, figures)) <= width
+    assert "…" not in text
+
+
+def test_a_dumb_terminal_gets_no_control_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    with terminal_progress(console) as progress:
+        progress.step_started("train", 4, 7)
+        progress.step_progress("train", 1, 10)
+        progress.note("careful")
+        progress.step_finished("train", 2.5, "COMPLETE")
+    print_summary(console, summary())
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    print_summary(console, summary())
+    print_checks([Check(name="disk", state="missing", found="none", remedy="buy one")], console)
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|9[0-7])[0-9;]*m", stream.getvalue())
+
+
+def test_checks_are_lines_that_nothing_wraps() -> None:
+    stream = io.StringIO()
+    checks = [Check(name="disk", state="missing", found="0.1 GiB free", remedy="free some " * 9)]
+    print_checks(checks, Console(file=stream, width=40))
+    first, second, last = stream.getvalue().splitlines()
+    assert first == "missing     disk  0.1 GiB free"
+    assert second.strip().startswith("-> free some")
+    assert last == "1 missing: see above."
 
 
 def test_a_quiet_console_shows_nothing_and_no_empty_line() -> None:

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedpipe.errors import ConfigError, DataError
-from fedpipe.learning.score_histograms import ScoreBins, make_score_bins, num_histograms, score_histograms
+from fedpipe.learning.score_histograms import (
+    ScoreBins,
+    make_score_bins,
+    num_histograms,
+    score_histograms,
+    slice_histogram,
+)
 
 Array = NDArray[Any]
 Histograms = Mapping[str, NDArray[np.int64]]
@@ -85,6 +91,24 @@ class TestOneCellPerRecord:
         before = score_histograms(scores[:-1], labels[:-1], bins)
         self.check(before, score_histograms(scores, labels, bins), num_histograms(3))
 
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(st.tuples(ANY_SCORE, st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=15),
+        st.booleans(),
+    )
+    def test_a_record_adds_one_to_one_cell_of_a_slice_histogram(
+        self, records: list[tuple[float, int, int]], several: bool
+    ) -> None:
+        bins = ScoreBins.around(0.3, 8)
+        scores, labels, categories = (np.array(column) for column in zip(*records, strict=True))
+        if several:
+            scores = np.stack([scores, 1 - scores, np.full(len(scores), 0.2)], axis=1)
+        parts = [
+            slice_histogram(scores[:end], labels[:end], categories[:end], 4, bins)
+            for end in (len(records) - 1, len(records))
+        ]
+        self.check({"slice": parts[0]}, {"slice": parts[1]}, 1)
+
     @staticmethod
     def check(before: Histograms, after: Histograms, histograms: int) -> None:
         assert len(before) == len(after) == histograms
@@ -117,3 +141,16 @@ class TestOneCellPerRecord:
     def test_records_that_do_not_fit_are_refused(self, scores: Array, labels: Array) -> None:
         with pytest.raises(DataError, match="Expected"):
             score_histograms(scores, labels, ScoreBins.around(0.5))
+
+    @pytest.mark.parametrize("categories", [[0, 3], [-1, 0], [0]])
+    def test_categories_that_do_not_fit_are_refused(self, categories: list[int]) -> None:
+        with pytest.raises(DataError, match=r"\[0, 3\)"):
+            slice_histogram(np.zeros(2), np.array([0, 1]), np.array(categories), 3, ScoreBins.around(0.5))
+
+
+def test_a_slice_of_several_classes_counts_right_answers_by_confidence() -> None:
+    scores = np.array([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6]])
+    found = slice_histogram(scores, np.array([0, 0]), np.array([1, 0]), 2, ScoreBins.around(0.5, 4))
+    assert found.sum(axis=2).tolist() == [[1, 0], [0, 1]]  # [category, wrong or right]
+    edges = np.array(ScoreBins.around(0.5, 4).edges)
+    assert found[1, 1, np.searchsorted(edges, 0.8) - 1] == 1

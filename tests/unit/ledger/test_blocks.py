@@ -8,10 +8,12 @@ from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
 from pydantic import ValidationError
 
+from fedpipe.config import load_config
 from fedpipe.errors import LedgerError, PrivacyError
 from fedpipe.ledger import Block, BlockPolicy, policy_for_budget, policy_for_runs
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.privacy.accounting import ORDERS, renyi_divergence, renyi_to_epsilon
+from server.planning import make_plan
 
 Planner = Callable[..., PrivacyPlan]
 
@@ -74,6 +76,15 @@ def test_a_policy_for_runs_is_the_tightest_over_orders(planner: Planner) -> None
         cost = 3 * sum(renyi_divergence(event, order) for event in plan.events_of("train"))
         assert policy.epsilon <= renyi_to_epsilon(cost, order, plan.delta) * (1 + 1e-8)
     assert policy.delta == plan.delta
+
+
+def test_a_policy_for_runs_fits_splits_that_are_dearest_at_different_orders() -> None:
+    """At the best order of held-out records alone, training records of this plan cost more than a third."""
+    plan = make_plan(load_config("digits", ["training.num_rounds=8"]))
+    policy = policy_for_runs(plan, 3)
+    for split in plan.splits:
+        cost = math.fsum(renyi_divergence(event, policy.renyi_order) for event in plan.events_of(split))
+        assert 3 * cost <= policy.renyi_budget
 
 
 def test_a_policy_for_runs_without_privacy_is_none_to_speak_of(not_private: PrivacyPlan) -> None:

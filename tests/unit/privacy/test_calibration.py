@@ -15,8 +15,9 @@ TARGETS = [0.5, 2.0, 8.0]
 SHARES = Shares.model_validate({"validate": 0.1, "preprocess": 0.05, "analyze": 0.2})
 
 
-def demand(*, keyed: bool = True, feature_histograms: int = 4) -> Demand:
+def demand(*, keyed: bool = True, feature_histograms: int = 4, slice_histograms: int = 0) -> Demand:
     return Demand(
+        slice_histograms=slice_histograms,
         column_histograms=6,
         feature_histograms=feature_histograms,
         score_histograms=3,
@@ -29,9 +30,11 @@ def demand(*, keyed: bool = True, feature_histograms: int = 4) -> Demand:
 
 
 @lru_cache
-def plan(target: float, *, keyed: bool = True, feature_histograms: int = 4) -> PrivacyPlan:
+def plan(
+    target: float, *, keyed: bool = True, feature_histograms: int = 4, slice_histograms: int = 0
+) -> PrivacyPlan:
     return calibrate(
-        demand(keyed=keyed, feature_histograms=feature_histograms),
+        demand(keyed=keyed, feature_histograms=feature_histograms, slice_histograms=slice_histograms),
         epsilon_target=target,
         delta=DELTA,
         shares=SHARES,
@@ -52,6 +55,20 @@ def test_total_epsilon_is_within_the_target_and_nearly_all_of_it(target: float, 
     for split in found.splits:
         assert 0.98 * target < found.epsilon_of(split) <= target
     assert found.total_epsilon() <= target
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_slices_are_paid_by_the_evaluation_alone(keyed: bool) -> None:
+    without, found = plan(2.0, keyed=keyed), plan(2.0, keyed=keyed, slice_histograms=2)
+    for split in found.splits:
+        assert 0.98 * 2 < found.epsilon_of(split) <= 2
+    for query in ("labels", "columns", "features"):
+        assert found.queries[query] == without.queries[query]
+    assert noise(found, "training") == pytest.approx(noise(without, "training"), rel=2e-3)
+    # 70 % of the evaluation's share stays with three histograms, 30 % goes to two by slice.
+    assert noise(found, "evaluation") / noise(without, "evaluation") == pytest.approx(0.7**-0.5, rel=2e-3)
+    ratio = noise(found, "slices") / noise(found, "evaluation")
+    assert ratio == pytest.approx((2 / 0.3 / (3 / 0.7)) ** 0.5, rel=2e-3)
 
 
 @pytest.mark.parametrize("keyed", [True, False])

@@ -10,10 +10,18 @@ import pytest
 from fedpipe.data import CategoricalColumn, Label, NumericColumn, Schema
 from fedpipe.learning.evaluation import Estimate, Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
+from fedpipe.learning.slices import Slice, SliceGroup
 from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, make_certificate
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, Query
-from fedpipe.reports.evidence import Curves, DataCounts, RunEvidence
+from fedpipe.reports.evidence import (
+    Budget,
+    Curves,
+    DataCounts,
+    RoundEvidence,
+    RunEvidence,
+    VersionEvidence,
+)
 from fedpipe.reports.summary import Paths, RunSummary, SimulationOnly
 
 CLIENTS = ("clinic-1", "clinic-2")
@@ -162,9 +170,39 @@ def make_evidence() -> Callable[..., RunEvidence]:
                 "training": {"num_rounds": 5, "auto": True},
                 "privacy": {"cap": None},
             },
+            slices=_slices(binary=len(classes) == 2, reach=2 * noise_stddev),
+            rounds=tuple(
+                RoundEvidence(
+                    server_round=n, num_answered=2, update_norm=0.1 * n, noise_norm=noise_stddev / 50
+                )
+                for n in range(1, 6)
+            ),
+            budgets=(Budget(split="train", epsilon=3.5, delta=1e-5, used=1 / 3, runs_left=2),),
+            versions=tuple(_version(number) for number in (2, 3)),
         )
 
     return make
+
+
+def _estimate(value: float, reach: float = 0.05) -> Estimate:
+    return Estimate(estimate=value, lower=value - reach, upper=value + reach)
+
+
+def _slices(*, binary: bool, reach: float) -> tuple[SliceGroup, ...]:
+    count = Estimate(estimate=200, lower=200 - reach, upper=200 + reach)
+    two = {"predicted": _estimate(0.8), "auc": _estimate(0.7)} if binary else {}
+    shown = Slice(name="north", count=count, observed=_estimate(0.4), **two)
+    return (SliceGroup(column="ward", slices=(shown,), too_few=("south", "west")),)
+
+
+def _version(number: int) -> VersionEvidence:
+    return VersionEvidence(
+        version=number,
+        created_at="2024-01-02T03:04:05+00:00",
+        epsilon=2.0,
+        auc=_estimate(0.8),
+        brier=_estimate(0.2),
+    )
 
 
 def _curves(*, binary: bool) -> Curves:

@@ -90,9 +90,9 @@ def test_what_a_step_made_stands_at_its_last_try(
 ) -> None:
     rows = trail_rows(make_evidence(certificate))
     assert [(row.step, row.state, [file.name for file in row.made]) for row in rows] == [
-        ("ingest", "complete", ["spans"]),
+        ("ingest", "done", ["spans"]),
         ("train", "failed", []),
-        ("train", "complete", ["model", "weights.npy"]),
+        ("train", "done", ["model", "weights.npy"]),
     ]
 
 

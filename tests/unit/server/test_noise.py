@@ -9,7 +9,7 @@ import pytest
 
 from fedpipe.federation.terms import RunTerms
 from fedpipe.privacy import PrivacyPlan
-from server.steps.noise import LOUD, noise_advice, noise_to_signal
+from server.steps.noise import LOUD, noise_advice, noise_to_signal, round_noise
 
 
 def test_noise_to_signal_by_hand(make_terms: Callable[..., RunTerms]) -> None:
@@ -17,6 +17,18 @@ def test_noise_to_signal_by_hand(make_terms: Callable[..., RunTerms]) -> None:
     plan = make_terms().plan
     found = noise_to_signal(plan, {"a": 100.0, "b": 300.0}, 8)
     assert found == pytest.approx(2 * 4 / 200 / sqrt(6))
+
+
+def test_a_round_s_noise_is_that_of_the_whole_signal_over_all_rounds(
+    make_terms: Callable[..., RunTerms],
+) -> None:
+    plan = make_terms().plan
+    sizes = {"a": 100.0, "b": 300.0}
+    one_round = round_noise(plan, sum(sizes.values()), 2, 8)
+    # Three rounds of two steps: noise adds up over the steps of a round, signals over all six.
+    assert one_round / (2 * sqrt(3)) == pytest.approx(noise_to_signal(plan, sizes, 8))
+    open_plan = PrivacyPlan.model_construct(**{**dict(plan), "queries": {}})
+    assert round_noise(open_plan, 400.0, 2, 8) == 0
 
 
 def test_noise_falls_with_records_and_grows_with_parameters_and_clients(

@@ -48,6 +48,12 @@ def test_a_private_plan_charges_every_query_within_the_target() -> None:
     assert (training.sampling_probability, training.clipping_norm) == (0.25, 2.0)
 
 
+def test_every_slice_is_a_histogram_of_the_plan() -> None:
+    slices = make_plan(config(analyze={"slices": ["town"]})).queries["slices"].mechanism
+    assert isinstance(slices, NoisyHistograms)
+    assert slices.num_histograms == 1
+
+
 def test_the_same_settings_make_the_same_terms() -> None:
     assert make_terms(config()).digest == make_terms(config()).digest
 

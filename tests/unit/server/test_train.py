@@ -122,6 +122,17 @@ def test_dropouts_are_the_participants_that_missed_a_round(make_asker: MakeAsker
     assert [(dropout.server_round, dropout.client) for dropout in model.dropouts] == [(2, "b")]
 
 
+def test_every_round_says_how_long_its_update_was_and_how_long_noise_is(
+    make_asker: MakeAsker, tmp_path: Path
+) -> None:
+    model, _ = run(make_asker, tmp_path)
+    assert [figures.num_answered for figures in model.rounds] == [2, 1, 2]
+    assert [figures.update_norm for figures in model.rounds] == pytest.approx([1, 2 / 3, 1])
+    # z = 2, C = 1, two noisy steps a round, two weights: 2 sqrt(clients * 2 * 2) / (0.5 * records).
+    assert model.rounds[0].noise_norm == pytest.approx(2 * 8**0.5 / (0.5 * 8))
+    assert model.rounds[1].noise_norm == pytest.approx(2 * 4**0.5 / (0.5 * 6))
+
+
 def test_killed_after_the_last_round_it_asks_nobody_again(make_asker: MakeAsker, tmp_path: Path) -> None:
     """No client would answer the first round a second time."""
     first, _ = run(make_asker, tmp_path)
