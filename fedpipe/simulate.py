@@ -46,18 +46,20 @@ def simulate(
     ] = None,
     engine: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="What runs the Flower apps: in-process.", show_default=False),
+        typer.Option(
+            help="What runs the Flower apps: in-process or ray (several processors).", show_default=False
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the workspace's last run.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Train, evaluate and deploy a model across simulated data owners, with a privacy certificate."""
-    given = any(value is not None for value in (config, data, set_, seed, engine))
+    given = any(value is not None for value in (config, data, set_, seed))
     request = None
     if given or not resume:
         request = _request(config or DEFAULT_CONFIG, data or [], set_ or [], seed or 0, engine)
-    _run(workspace, request, resume=resume, as_json=json_, quiet=quiet)
+    _run(workspace, request, resume=resume, engine=engine, as_json=json_, quiet=quiet)
 
 
 def _request(
@@ -74,7 +76,13 @@ def _request(
 
 
 def _run(
-    workspace: Path, request: SimulationRequest | None, *, resume: bool, as_json: bool, quiet: bool
+    workspace: Path,
+    request: SimulationRequest | None,
+    *,
+    resume: bool,
+    engine: str | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     from rich.console import Console
 
@@ -88,7 +96,7 @@ def _run(
     with place.lock(), terminal_progress(console) as shown:
         progress = SilentProgress() if quiet else shown
         if resume or request is None:
-            summary = run.resume(place, request, progress=progress)
+            summary = run.resume(place, request, progress=progress, engine=engine)
         else:
             console.print("Preparing clients and loading TensorFlow ...", highlight=False)
             summary = run.simulate(place, request, progress=progress, now=utc_now())

@@ -15,8 +15,10 @@ from fedpipe.config import Config, parse_config
 from fedpipe.data.databases import is_database
 from fedpipe.data.readers import Source, find_files
 from fedpipe.errors import ConfigError, WorkspaceError
+from fedpipe.federation.engines import Engine, find_engine
 from fedpipe.files import digest_json, write_text
 from fedpipe.learning.builders import find_builder
+from fedpipe.learning.threads import ONE_THREAD, environment
 from fedpipe.pipeline import Progress, Workspace
 from fedpipe.reports.summary import RunSummary
 from simulations.owners_log import owners_log
@@ -32,6 +34,7 @@ LIFETIME_RUNS = 3
 REQUEST = "request.json"
 SUMMARY = "summary.json"
 OWNERS_LOG = "clients.log"
+MECHANICAL = ("engine", "num_actors")  # settings of `federation` on which no result depends
 
 Stored = TypeVar("Stored", bound=BaseModel)
 
@@ -61,6 +64,18 @@ class SimulationRequest(BaseModel):
         """Returns the checked configuration."""
         return parse_config(self.config, source="the stored run")
 
+    def identity(self) -> str:
+        """Returns the digest of all that a result depends on: what runs the apps is no part of it."""
+        settings = self.model_dump()
+        for name in MECHANICAL:
+            settings["config"]["federation"].pop(name, None)
+        return digest_json(settings)
+
+    def on_engine(self, engine: str) -> SimulationRequest:
+        """Returns the same request, to be run by another engine."""
+        federation = self.config["federation"] | {"engine": engine}
+        return self.model_copy(update={"config": self.config | {"federation": federation}})
+
 
 def simulate(
     workspace: Workspace, request: SimulationRequest, *, progress: Progress, now: datetime
@@ -71,14 +86,23 @@ def simulate(
     files = check_sources(config, request.data)
     if config.model.builder:
         find_builder(config.model.builder)  # before anything is charged
+    _engine(config)
     directory = workspace.make_step_dir(run_id, "ingest").parent
     # From here on --resume means this run, whatever happens next.
     write_text(directory / REQUEST, request.model_dump_json(indent=2) + "\n")
     return _run(workspace, run_id, request, files, progress)
 
 
-def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: Progress) -> RunSummary:
+def resume(
+    workspace: Workspace,
+    wanted: SimulationRequest | None,
+    *,
+    progress: Progress,
+    engine: str | None = None,
+) -> RunSummary:
     """Goes on with the workspace's last run, or returns its summary if it is complete.
+
+    It may go on with another engine: that of `wanted`, or `engine` by itself.
 
     Raises:
       WorkspaceError: there is no run to go on with, or what is stored of it is damaged.
@@ -86,13 +110,15 @@ def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: 
     """
     directory = _last_run(workspace)
     request = _read(directory / REQUEST, SimulationRequest)
-    if wanted is not None and digest_json(wanted.model_dump()) != digest_json(request.model_dump()):
+    if wanted is not None and wanted.identity() != request.identity():
         raise ConfigError(
             f"Expected the settings that run {directory.name} was started with, found others: "
             "give --resume alone, or start a new run without it."
         )
     if (directory / SUMMARY).exists():
         return _read(directory / SUMMARY, RunSummary)
+    request = wanted or request
+    request = request.on_engine(engine) if engine else request
     files = check_sources(request.parsed(), request.data)
     return _run(workspace, directory.name, request, files, progress)
 
@@ -157,12 +183,12 @@ def _run_apps(
     clients: Sequence[SimulatedClient],
     progress: Progress,
 ) -> None:
-    from fedpipe.federation.in_process import run_in_process
-
     from clients.app import app as client_app  # isort: skip
     from server.app import app as server_app, shown_by  # isort: skip
 
-    policy = json.dumps(_node_policy(request.parsed(), request.seed))
+    config = request.parsed()
+    run_engine = _engine(config)
+    policy = json.dumps(_node_policy(config, request.seed))
     node_configs = [
         {
             "client": client.name,
@@ -180,8 +206,14 @@ def _run_apps(
         "run-id": run_id,
         "seed": request.seed,
     }
-    with shown_by(progress):
-        run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
+    # Seeded runs repeat to the bit, whatever the engine and the number of processors.
+    threads = ONE_THREAD if config.privacy.randomness == "seeded" else {}
+    with environment(threads), shown_by(progress):
+        run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
+
+
+def _engine(config: Config) -> Engine:
+    return find_engine(config.federation.engine, num_actors=config.federation.num_actors)
 
 
 def _problem(request: SimulationRequest) -> str:
