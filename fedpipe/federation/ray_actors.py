@@ -29,6 +29,8 @@ from flwr.clientapp import ClientApp  # isort: skip
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 256 * 2**20  # for messages under way; more go to a file
 MAX_RESTARTS = 3
+MAX_FOLDER_BYTES = 20
+SHORT_FOLDER = "/tmp"  # noqa: S108  what is made there is for its owner alone
 HOME = Path(__file__).resolve().parents[2]
 
 # What Ray's processes are started with: there is one for each processor, so one thread is enough.
@@ -85,7 +87,7 @@ def ray_stations(client_app: ClientApp, num_actors: int) -> Iterator[list[Statio
     if ray.is_initialized():
         raise FederationError("Expected no Ray in this process, found one: call ray.shutdown() first.")
     terminate = signal.getsignal(signal.SIGTERM)
-    private = tempfile.mkdtemp(prefix="fedpipe-")
+    private = tempfile.mkdtemp(prefix="fedpipe-", dir=_short_folder())
     try:
         # Ray opens its own folder to everybody; the one around it stays closed.
         _start(num_actors, Path(private) / "ray")
@@ -136,6 +138,12 @@ def await_ready(stations: Sequence[Station]) -> None:
             f"Expected Ray's processes to start, found {type(error).__name__} (not enough memory?): "
             "lower federation.num_actors, or use federation.engine=in-process."
         ) from error
+
+
+def _short_folder() -> str:
+    """Returns a folder for temporary files; a socket's path has 107 bytes at most, Ray's part takes 80."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= MAX_FOLDER_BYTES else SHORT_FOLDER
 
 
 def _restore(terminate: Any) -> None:
