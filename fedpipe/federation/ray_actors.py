@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
@@ -91,6 +92,7 @@ def ray_stations(client_app: ClientApp, num_actors: int) -> Iterator[list[Statio
     try:
         # Ray opens its own folder to everybody; the one around it stays closed.
         _start(num_actors, Path(private) / "ray")
+        _on_terminate(_end)
         actor: Any = ray.remote(NodeActor)
         pickle: Any = ray.cloudpickle
         warm = actor.options(num_cpus=1, max_restarts=MAX_RESTARTS, max_task_retries=1)
@@ -98,7 +100,7 @@ def ray_stations(client_app: ClientApp, num_actors: int) -> Iterator[list[Statio
         yield [Station(actor=warm.remote(app, sys.path)) for _ in range(num_actors)]
     finally:
         ray.shutdown()
-        _restore(terminate)
+        _on_terminate(terminate)
         shutil.rmtree(private, ignore_errors=True)
 
 
@@ -146,9 +148,11 @@ def _short_folder() -> str:
     return folder if len(os.fsencode(folder)) <= MAX_FOLDER_BYTES else SHORT_FOLDER
 
 
-def _restore(terminate: Any) -> None:
-    """Undoes what Ray does to SIGTERM; only the main thread may, and there alone Ray does it."""
-    try:
-        signal.signal(signal.SIGTERM, terminate)
-    except ValueError:
-        return
+def _on_terminate(handler: Any) -> None:
+    """Sets what SIGTERM does. Ray's own handler prints a stack; only the main thread has any."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)  # Ray is shut down on the way out

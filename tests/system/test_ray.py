@@ -23,48 +23,63 @@ SETTINGS = (
     *("--set", "privacy.randomness=seeded", "--quiet", "--json"),
 )
 GROUP = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-CHANGING = {"created_at", "committed_at", "claim", "run_id"}
+# A request's digest covers its run's name.
+CHANGING = {"created_at", "committed_at", "claim", "run_id", "request_digest"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
-    """A run on each engine, and one that began on Ray, was killed, interrupted, and ended in process."""
+class Pair:
+    """The same run on each engine."""
 
     embedded: dict[str, Any]
-    on_ray: Any
+    on_ray: dict[str, Any]
+    said_by_ray: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disturbed:
+    """A run that began on Ray, was killed, went on, was interrupted, and ended in process."""
+
     killed: Any
-    left_by_kill: set[int]
+    left_by_kill: set[str]
     interrupted: Any
-    left_by_interrupt: set[int]
-    resumed: dict[str, Any]
+    left_by_interrupt: set[str]
+    ended: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, shell: Any) -> Runs:
-    folder = tmp_path_factory.mktemp("engines")
-    place = folder / "disturbed"
-    words = ("-m", "fedpipe.simulate", "--workspace", str(place))
+def pair(tmp_path_factory: pytest.TempPathFactory, shell: Any) -> Pair:
+    place = tmp_path_factory.mktemp("engines")
+    on_ray = shell.run("--workspace", str(place / "ray"), "--engine", "ray", *SETTINGS)
+    return Pair(
+        embedded=shell.run("--workspace", str(place / "embedded"), *SETTINGS).json,
+        on_ray=on_ray.json,
+        said_by_ray=on_ray.err,
+    )
 
-    def cut_short(server_round: int, number: signal.Signals, *more: str) -> tuple[Any, set[int]]:
-        process = shell.launch_python("-c", GROUP, *words, *more)
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory, shell: Any) -> Disturbed:
+    place = tmp_path_factory.mktemp("disturbed") / "workspace"
+    words = ("--workspace", str(place))
+
+    def cut_short(server_round: int, *more: str, kill: bool) -> tuple[Any, set[str]]:
+        process = shell.launch_python("-c", GROUP, "-m", "fedpipe.simulate", *words, *more)
         shell.wait_for(lambda: rounds_done(place) >= server_round, process)
-        if number == signal.SIGKILL:
-            process.send_signal(number)
+        if kill:
+            process.send_signal(signal.SIGKILL)
         else:
-            os.killpg(process.pid, number)  # as a terminal does
-        done = shell.finish(process)
-        return done, after_a_while(process.pid)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        return shell.finish(process), after_a_while(process.pid)
 
-    killed, left_by_kill = cut_short(2, signal.SIGKILL, "--engine", "ray", *SETTINGS)
-    interrupted, left_by_interrupt = cut_short(4, signal.SIGINT, "--resume", "--quiet")
-    return Runs(
-        embedded=shell.run("--workspace", str(folder / "embedded"), *SETTINGS).json,
-        on_ray=shell.run("--workspace", str(folder / "ray"), "--engine", "ray", *SETTINGS),
+    killed, left_by_kill = cut_short(2, "--engine", "ray", *SETTINGS, kill=True)
+    interrupted, left_by_interrupt = cut_short(4, "--resume", "--quiet", kill=False)
+    return Disturbed(
         killed=killed,
         left_by_kill=left_by_kill,
         interrupted=interrupted,
         left_by_interrupt=left_by_interrupt,
-        resumed=shell.run(*words[2:], "--resume", "--engine", "in-process", "--quiet", "--json").json,
+        ended=shell.run(*words, "--resume", "--engine", "in-process", "--quiet", "--json").json,
     )
 
 
@@ -75,25 +90,28 @@ def rounds_done(workspace: Path) -> int:
     return 0
 
 
-def session(leader: int) -> set[int]:
-    """Returns the processes of a session; Ray's are its members too."""
+def session(leader: int) -> set[str]:
+    """Returns what runs in a session, Ray's own processes among it.
+
+    Its two agents, which see no message, notice only after a minute that they were orphaned.
+    """
     lines = subprocess.run(
-        ["ps", "-eo", "pid=,sid=,stat="], capture_output=True, text=True, check=True
+        ["ps", "-ewwo", "sid=,stat=,args="], capture_output=True, text=True, check=True
     ).stdout
-    rows = [line.split() for line in lines.splitlines()]
-    return {int(pid) for pid, sid, state in rows if int(sid) == leader and not state.startswith("Z")}
+    rows = [line.split(maxsplit=2) for line in lines.splitlines()]
+    return {
+        command
+        for sid, state, command in rows
+        if int(sid) == leader and not state.startswith("Z") and "/agent" not in command
+    }
 
 
-def after_a_while(leader: int) -> set[int]:
+def after_a_while(leader: int) -> set[str]:
     """Returns the processes of a session that do not end by themselves within a minute."""
     deadline = time.monotonic() + 60
     while (left := session(leader)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
-
-
-def file_of(summary: dict[str, Any], *parts: str) -> Path:
-    return Path(summary["paths"]["workspace"]).joinpath("runs", summary["run_id"], *parts)
 
 
 def ledger(summary: dict[str, Any]) -> dict[str, list[str]]:
@@ -112,47 +130,51 @@ def ledger(summary: dict[str, Any]) -> dict[str, list[str]]:
         }
 
 
-def same(one: Any, other: Any, summaries: list[dict[str, Any]]) -> bool:
-    """Whether two JSON values are equal but for the names of runs."""
-    texts = [json.dumps(value, sort_keys=True) for value in (one, other)]
-    return len({text.replace(s["run_id"], "RUN") for text, s in zip(texts, summaries, strict=True)}) == 1
+def folder(summary: dict[str, Any]) -> Path:
+    return Path(summary["paths"]["workspace"]) / "runs" / str(summary["run_id"])
 
 
-def test_both_engines_train_the_same_bits(runs: Runs) -> None:
-    embedded, on_ray = runs.embedded, runs.on_ray.json
-    assert file_of(embedded, "train", "weights.npy").read_bytes() == (
-        file_of(on_ray, "train", "weights.npy").read_bytes()
-    )
+def weights(summary: dict[str, Any]) -> bytes:
+    return (folder(summary) / "train" / "weights.npy").read_bytes()
+
+
+def test_both_engines_train_the_same_bits(pair: Pair) -> None:
+    assert weights(pair.embedded) == weights(pair.on_ray)
     for key in ("metrics", "privacy", "simulation_only", "warnings"):
-        assert same(embedded[key], on_ray[key], [embedded, on_ray]), key
+        assert pair.embedded[key] == pair.on_ray[key], key
 
 
-def test_both_engines_leave_the_same_ledger(runs: Runs) -> None:
-    embedded, on_ray = ledger(runs.embedded), ledger(runs.on_ray.json)
+def version(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is registered, without its time and its run's name."""
+    found: dict[str, Any] = json.loads((folder(summary) / "register" / "model_version.json").read_text())
+    for owner, key in ((found, "created_at"), (found, "run_id"), (found["certificate"], "run_id")):
+        del owner[key]
+    return found
+
+
+def test_both_engines_make_the_same_version(pair: Pair) -> None:
+    assert version(pair.embedded) == version(pair.on_ray)
+
+
+def test_both_engines_leave_the_same_ledger(pair: Pair) -> None:
+    embedded, on_ray = ledger(pair.embedded), ledger(pair.on_ray)
     assert embedded["releases"]
     assert embedded == on_ray
-    certificates = [
-        json.loads(Path(summary["paths"]["certificate"]).read_text())
-        for summary in (runs.embedded, runs.on_ray.json)
-    ]
-    assert same(*(certificate["blocks"] for certificate in certificates), [runs.embedded, runs.on_ray.json])
 
 
-def test_ray_says_nothing(runs: Runs) -> None:
-    assert runs.on_ray.err == ""
-    assert runs.interrupted.err.splitlines() == [
+def test_ray_says_nothing(pair: Pair, disturbed: Disturbed) -> None:
+    assert pair.said_by_ray == ""
+    assert disturbed.interrupted.err.splitlines() == [
         "fedpipe: interrupted. Nothing is lost: --resume goes on with a run."
     ]
 
 
-def test_a_run_cut_short_leaves_no_process(runs: Runs) -> None:
-    assert (runs.killed.code, runs.interrupted.code) == (-signal.SIGKILL, 130)
-    assert not runs.left_by_kill
-    assert not runs.left_by_interrupt
+def test_a_run_cut_short_leaves_no_process(disturbed: Disturbed) -> None:
+    assert (disturbed.killed.code, disturbed.interrupted.code) == (-signal.SIGKILL, 130)
+    assert not disturbed.left_by_kill
+    assert not disturbed.left_by_interrupt
 
 
-def test_a_run_begun_on_ray_ends_in_process_with_the_same_bits(runs: Runs) -> None:
-    assert file_of(runs.resumed, "train", "weights.npy").read_bytes() == (
-        file_of(runs.embedded, "train", "weights.npy").read_bytes()
-    )
-    assert runs.resumed["metrics"] == runs.embedded["metrics"]
+def test_a_run_begun_on_ray_ends_in_process_with_the_same_bits(pair: Pair, disturbed: Disturbed) -> None:
+    assert weights(disturbed.ended) == weights(pair.embedded)
+    assert disturbed.ended["metrics"] == pair.embedded["metrics"]
