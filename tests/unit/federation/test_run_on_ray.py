@@ -15,6 +15,7 @@ from fedpipe.errors import BudgetError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.flower_clients import FlowerClients
 from fedpipe.federation.flower_messages import reply_to_message
+from fedpipe.federation.ray_actors import ENVIRONMENT
 from fedpipe.federation.ray_engine import run_on_ray
 
 from flwr.app import Context, Message  # isort: skip
@@ -58,6 +59,11 @@ def alive(processes: set[int]) -> set[int]:
     return {pid for pid in processes if not states.get(pid, "Z").startswith("Z")}
 
 
+def settings() -> list[object]:
+    """Returns what the start of Ray touches for a while."""
+    return [signal.getsignal(signal.SIGTERM), *map(os.environ.get, (*ENVIRONMENT, "PYTHONPATH"))]
+
+
 @pytest.mark.parametrize("error", [BudgetError("too much"), KeyboardInterrupt()])
 def test_what_a_server_app_raises_arrives_and_nothing_stays_behind(
     error: BaseException, temporary: Path, capfd: pytest.CaptureFixture[str]
@@ -75,12 +81,12 @@ def test_what_a_server_app_raises_arrives_and_nothing_stays_behind(
         started.update(descendants(os.getpid()))
         raise error
 
-    before = signal.getsignal(signal.SIGTERM), dict(os.environ)
+    before = settings()
     with pytest.raises(type(error)) as raised:
         run_on_ray(server, client_app(), node_configs=NODES, run_config={"run-id": "r"})
     assert raised.value is error
     assert len(started) > 2
     assert not alive(started)
     assert not list(temporary.iterdir())
-    assert before == (signal.getsignal(signal.SIGTERM), dict(os.environ))
+    assert settings() == before
     assert "".join(capfd.readouterr()) == ""
