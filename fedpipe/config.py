@@ -53,7 +53,12 @@ class FederationSettings(_Strict):
     small_clients: Literal["keep", "pool", "drop"] = Field(
         "pool", description="Small clients stay, are pooled into one client, or are left out."
     )
-    engine: Literal["in-process"] = Field("in-process", description="What runs the Flower apps.")
+    engine: Literal["in-process", "ray"] = Field(
+        "in-process", description="What runs the Flower apps; ray uses several processors. No result changes."
+    )
+    num_actors: int | None = Field(
+        None, ge=1, le=1024, description="Ray's client processes; none: one for each processor."
+    )
 
 
 class ValidateSettings(_Strict):

@@ -47,7 +47,9 @@ def simulate(
     ] = None,
     engine: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="What runs the Flower apps: in-process.", show_default=False),
+        typer.Option(
+            help="What runs the Flower apps: in-process or ray (several processors).", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the workspace's last run, or show what it came to.")
@@ -64,11 +66,11 @@ def simulate(
     """Train, evaluate and deploy a model across simulated data owners, with a privacy certificate."""
     if resume and fresh:
         raise ConfigError("Expected --resume or --fresh, found both: leave one out.")
-    given = any(value is not None for value in (config, data, set_, seed, engine))
+    given = any(value is not None for value in (config, data, set_, seed))
     request = None
     if given or not resume:
         request = _request(config or DEFAULT_CONFIG, data or [], set_ or [], seed or 0, engine)
-    _run(workspace, request, resume=resume, fresh=fresh, as_json=json_, quiet=quiet)
+    _run(workspace, request, resume=resume, fresh=fresh, engine=engine, as_json=json_, quiet=quiet)
 
 
 def _request(
@@ -90,6 +92,7 @@ def _run(
     *,
     resume: bool,
     fresh: bool,
+    engine: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -105,7 +108,7 @@ def _run(
     with place.lock(), terminal_progress(console) as shown:
         progress = SilentProgress() if quiet else shown
         if resume or request is None:
-            summary = run.resume(place, request, progress=progress)
+            summary = run.resume(place, request, progress=progress, engine=engine)
         else:
             console.print("Preparing clients and loading TensorFlow ...", highlight=False)
             summary = run.simulate(place, request, progress=progress, now=utc_now(), fresh=fresh)

@@ -16,8 +16,10 @@ from fedpipe.config import Config, parse_config
 from fedpipe.data.databases import is_database
 from fedpipe.data.readers import Source, find_files
 from fedpipe.errors import BudgetError, ConfigError, WorkspaceError
+from fedpipe.federation.engines import Engine, find_engine
 from fedpipe.files import digest_json, write_text
 from fedpipe.learning.builders import find_builder
+from fedpipe.learning.threads import ONE_THREAD, environment
 from fedpipe.pipeline import MetadataStore, Progress, Workspace
 from fedpipe.reports.summary import RunSummary
 from server.claims import read_claim
@@ -35,6 +37,7 @@ LIFETIME_RUNS = 3
 REQUEST = "request.json"
 SUMMARY = "summary.json"
 OWNERS_LOG = "clients.log"
+MECHANICAL = ("engine", "num_actors")  # settings of `federation` on which no result depends
 
 Stored = TypeVar("Stored", bound=BaseModel)
 
@@ -67,13 +70,17 @@ class SimulationRequest(BaseModel):
         """Returns the checked configuration."""
         return parse_config(self.config, source="the stored run")
 
-    def is_alike(self, other: SimulationRequest) -> bool:
-        """Whether both ask for the same result; which engine runs them does not matter."""
-        return self._identity() == other._identity()
+    def identity(self) -> str:
+        """Returns the digest of all that a result depends on: what runs the apps is no part of it."""
+        settings = self.model_dump()
+        for name in MECHANICAL:
+            settings["config"]["federation"].pop(name, None)
+        return digest_json(settings)
 
-    def _identity(self) -> str:
-        federation = {name: value for name, value in self.config["federation"].items() if name != "engine"}
-        return digest_json(self.model_dump() | {"config": self.config | {"federation": federation}})
+    def on_engine(self, engine: str) -> SimulationRequest:
+        """Returns the same request, to be run by another engine."""
+        federation = self.config["federation"] | {"engine": engine}
+        return self.model_copy(update={"config": self.config | {"federation": federation}})
 
 
 class _StoredRequest(BaseModel):
@@ -84,6 +91,10 @@ class _StoredRequest(BaseModel):
     number: int
     request: SimulationRequest
     fresh: bool = False
+
+    def asked_by(self, request: SimulationRequest) -> _StoredRequest:
+        """Returns the same with the engine of `request`, which is alike in all else."""
+        return self.model_copy(update={"request": request})
 
 
 def simulate(
@@ -105,9 +116,10 @@ def simulate(
     last = _last_run(workspace)
     if last is not None and not fresh and _is_interrupted(workspace, last, request):
         progress.note(f"Going on with run {last.name}, which was interrupted.")
-        return _run(workspace, last.name, _stored(last), files, progress)
+        return _run(workspace, last.name, _stored(last).asked_by(request), files, progress)
     if config.model.builder:
         find_builder(config.model.builder)  # before anything is charged
+    _engine(config)
     run_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     directory = workspace.make_step_dir(run_id, "ingest").parent
     number = _stored(last).number + 1 if last is not None else 1
@@ -117,8 +129,16 @@ def simulate(
     return _run(workspace, run_id, stored, files, progress)
 
 
-def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: Progress) -> RunSummary:
+def resume(
+    workspace: Workspace,
+    wanted: SimulationRequest | None,
+    *,
+    progress: Progress,
+    engine: str | None = None,
+) -> RunSummary:
     """Goes on with the workspace's last run, or returns its summary if it is complete.
+
+    It may go on with another engine: that of `wanted`, or `engine` by itself.
 
     Raises:
       WorkspaceError: there is no run to go on with, or what is stored of it is damaged.
@@ -130,15 +150,17 @@ def resume(workspace: Workspace, wanted: SimulationRequest | None, *, progress: 
             f"Expected an interrupted run in {workspace.root}, found none: start one without --resume."
         )
     stored = _stored(directory)
-    if wanted is not None and not wanted.is_alike(stored.request):
+    if wanted is not None and wanted.identity() != stored.request.identity():
         raise ConfigError(
             f"Expected the settings that run {directory.name} was started with, found others: "
             "give --resume alone, or start a new run without it."
         )
     if (directory / SUMMARY).exists():
         return _read(directory / SUMMARY, RunSummary)
-    files = check_sources(stored.request.parsed(), stored.request.data)
-    return _run(workspace, directory.name, stored, files, progress)
+    request = wanted or stored.request
+    request = request.on_engine(engine) if engine else request
+    files = check_sources(request.parsed(), request.data)
+    return _run(workspace, directory.name, stored.asked_by(request), files, progress)
 
 
 def _last_run(workspace: Workspace) -> Path | None:
@@ -152,7 +174,7 @@ def _stored(directory: Path) -> _StoredRequest:
 
 def _is_interrupted(workspace: Workspace, directory: Path, request: SimulationRequest) -> bool:
     """Whether a run on this very request was begun, has not come to its end, and can still do so."""
-    if (directory / SUMMARY).exists() or not _stored(directory).request.is_alike(request):
+    if (directory / SUMMARY).exists() or _stored(directory).request.identity() != request.identity():
         return False
     if not workspace.metadata_path.exists():
         return True
@@ -222,13 +244,13 @@ def _run_apps(
     clients: Sequence[SimulatedClient],
     progress: Progress,
 ) -> None:
-    from fedpipe.federation.in_process import run_in_process
-
     from clients.app import app as client_app  # isort: skip
     from server.app import app as server_app, shown_by  # isort: skip
 
     request = stored.request
-    policy = json.dumps(_node_policy(request.parsed(), request.seed))
+    config = request.parsed()
+    run_engine = _engine(config)
+    policy = json.dumps(_node_policy(config, request.seed))
     node_configs = [
         {
             "client": client.name,
@@ -247,8 +269,14 @@ def _run_apps(
         "seed": request.seed,
         "reuse": not stored.fresh,
     }
-    with shown_by(progress):
-        run_in_process(server_app, client_app, node_configs=node_configs, run_config=run_config)
+    # Seeded runs repeat to the bit, whatever the engine and the number of processors.
+    threads = ONE_THREAD if config.privacy.randomness == "seeded" else {}
+    with environment(threads), shown_by(progress):
+        run_engine(server_app, client_app, node_configs=node_configs, run_config=run_config)
+
+
+def _engine(config: Config) -> Engine:
+    return find_engine(config.federation.engine, num_actors=config.federation.num_actors)
 
 
 def _problem(request: SimulationRequest) -> str:

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from fedpipe.federation import flower_compat
+from fedpipe.federation.local_grid import LocalGrid, NodeConfig, answer_message, run_server_app
 
-from flwr.app import Context, Message, RecordDict  # isort: skip
+from flwr.app import Message  # isort: skip
 from flwr.clientapp import ClientApp  # isort: skip
-from flwr.serverapp import Grid, ServerApp  # isort: skip
-
-FLOWER_RUN_ID = 1
-
-logger = logging.getLogger(__name__)
-NodeConfig = Mapping[str, str | int | float | bool]
+from flwr.serverapp import ServerApp  # isort: skip
 
 
-class InProcessGrid(Grid):
-    """Calls the ClientApp directly. Messages pass through Flower's wire format, so nothing is shared."""
+class InProcessGrid(LocalGrid):
+    """Calls the ClientApp directly, one message after the other."""
 
     def __init__(self, client_app: ClientApp, node_configs: Sequence[NodeConfig]) -> None:
+        super().__init__(node_configs)
         self._client_app = client_app
-        self._run = flower_compat.new_run(FLOWER_RUN_ID)
-        self._contexts = {
-            number: Context(
-                run_id=FLOWER_RUN_ID,
-                node_id=number,
-                node_config=dict(config),
-                state=RecordDict(),
-                run_config={},
-            )
-            for number, config in enumerate(node_configs, start=1)
-        }
         self._replies: dict[str, Message] = {}
-
-    def set_run(self, run_id: int) -> None:
-        """Sets the run id of outgoing messages."""
-        self._run.run_id = run_id
-
-    @property
-    def run(self) -> Any:
-        """Flower's record of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Returns a new message, as Flower's Grid asks."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Returns all nodes: in one process they are always there."""
-        return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Delivers `messages` one after the other and keeps the replies."""
@@ -80,14 +40,7 @@ class InProcessGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> Message:
-        arrived = flower_compat.copy_over_wire(message)
-        try:
-            reply = self._client_app(arrived, self._contexts[message.metadata.dst_node_id])
-            return flower_compat.give_id(flower_compat.copy_over_wire(reply))
-        except Exception as error:
-            # Its text may hold a record; the coordinator learns only that the client failed.
-            logger.warning("A ClientApp raised %s.", type(error).__name__)
-            return flower_compat.give_id(flower_compat.failure_reply(arrived))
+        return answer_message(self._client_app, message, self._contexts[message.metadata.dst_node_id])
 
 
 def run_in_process(
@@ -95,11 +48,7 @@ def run_in_process(
     client_app: ClientApp,
     *,
     node_configs: Sequence[NodeConfig],
-    run_config: Mapping[str, str | int | float | bool],
+    run_config: NodeConfig,
 ) -> None:
     """Runs `server_app` to its end against one `client_app` per entry of `node_configs`."""
-    grid = InProcessGrid(client_app, node_configs)
-    context = Context(
-        run_id=FLOWER_RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
-    )
-    server_app(grid=grid, context=context)
+    run_server_app(server_app, InProcessGrid(client_app, node_configs), run_config)

@@ -42,7 +42,7 @@ class Shell:
 
     def launch(self, *words: str, module: str = "fedpipe.simulate") -> subprocess.Popen[str]:
         """Starts a command that reacts to an interrupt as one in a terminal does."""
-        return self._launch("-m", module, *words)
+        return self.launch_python("-m", module, *words)
 
     def run(self, *words: str, module: str = "fedpipe.simulate") -> Done:
         """Runs a command to its end."""
@@ -50,7 +50,7 @@ class Shell:
 
     def python(self, *words: str) -> Done:
         """Runs the bare interpreter, which sees neither this folder nor the environment."""
-        return self.finish(self._launch("-I", *words))
+        return self.finish(self.launch_python("-I", *words))
 
     def finish(self, process: subprocess.Popen[str]) -> Done:
         """Waits for a process."""
@@ -65,7 +65,8 @@ class Shell:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def _launch(self, *words: str) -> subprocess.Popen[str]:
+    def launch_python(self, *words: str) -> subprocess.Popen[str]:
+        """Starts the interpreter with these words."""
         return subprocess.Popen(
             [sys.executable, *words],
             cwd=self.folder,

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -462,6 +463,45 @@ def test_a_missing_builder_is_refused_before_a_run_is_begun(
     with pytest.raises(ConfigError, match="PYTHONPATH"):
         start(workspace, request)
     assert not workspace.runs_dir.exists()
+
+
+def test_a_missing_ray_is_refused_before_a_run_is_begun(
+    workspace: Workspace, wanted: SimulationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        start(workspace, wanted.on_engine("ray"))
+    assert not workspace.runs_dir.exists()
+
+
+def test_a_run_goes_on_with_another_engine(
+    workspace: Workspace, wanted: SimulationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed), killed_at(60):
+        start(workspace, wanted)
+    [begun] = workspace.runs_dir.glob(f"*/{REQUEST}")
+    begun.write_text(wanted.on_engine("ray").model_dump_json())
+    before = spent(workspace)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        go_on(workspace)
+    assert spent(workspace) == before
+    summary = resume(workspace, None, progress=SilentProgress(), engine="in-process")
+    assert summary.status == "COMPLETE"
+    assert go_on(workspace, wanted) == summary
+
+
+def test_what_runs_the_apps_is_no_part_of_what_a_run_is(
+    make_config: MakeConfig, write_records: WriteRecords
+) -> None:
+    data = [write_records()]
+
+    def identity(**federation: object) -> str:
+        config = make_config(federation={"num_clients": 2, **federation})
+        return SimulationRequest.make(config, data, 0).identity()
+
+    assert identity() == identity(engine="ray") == identity(engine="ray", num_actors=3)
+    assert identity() != identity(min_records=2)
 
 
 def test_all_that_holds_data_is_closed_to_others(workspace: Workspace, wanted: SimulationRequest) -> None:
