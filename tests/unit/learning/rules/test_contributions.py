@@ -9,7 +9,7 @@ from fedpipe.learning.tensorflow_runtime import tf
 
 
 def test_norm_holds_where_positions_cancel() -> None:
-    # Two positions of length 1e4 whose sum is (1, 0): by the Gram trick, float32 finds a norm of about 0 to 10.
+    # Two positions of length 1e4 whose sum is (1, 0): the Gram trick loses that in float32.
     a = tf.constant([[[1e4, 1e4], [1 - 1e4, -1e4]]])
     part = matrix_over_positions(a, tf.ones([1, 2, 1]))
     np.testing.assert_allclose(part.squared_norms().numpy(), [1.0], rtol=1e-6)
