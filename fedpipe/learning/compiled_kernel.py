@@ -35,6 +35,7 @@ class CompiledKernel:
         # The variables are shared by all clients of the process; one runs at a time.
         self._lock = threading.Lock()
         self._records = Records()
+        self._compiled: Callable[..., tf.Tensor] | None = None
         self._run = tf.function(
             self._steps,
             autograph=False,
@@ -46,9 +47,7 @@ class CompiledKernel:
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None], tf.int32),
                 tf.TensorSpec([None, sum(self._sizes)], tf.float32),
-                tf.TensorSpec([], tf.float32),
-                tf.TensorSpec([], tf.float32),
-                tf.TensorSpec([], tf.float32),
+                tf.TensorSpec([3], tf.float32),
             ],
         )
 
@@ -57,14 +56,19 @@ class CompiledKernel:
         offsets = np.cumsum([0, *(len(batch) for batch in task.batches)]).astype(np.int32)
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
         with self._lock:
-            total = self._run(
+            if self._compiled is None:
+                # To call this and not `_run` spares the check of every argument, 0.4 ms.
+                self._compiled = self._run.get_concrete_function()
+            features, labels, weights, rows = self._records.of(task)
+            total = self._compiled(
                 lend(task.weights),
-                *self._records.of(task),
-                offsets,
+                features,
+                tf.constant(labels),
+                tf.constant(weights),
+                tf.constant(rows),
+                tf.constant(offsets),
                 lend(task.noise),
-                clipping_norm,
-                task.local_step_size,
-                task.proximal_mu,
+                tf.constant([clipping_norm, task.local_step_size, task.proximal_mu], tf.float32),
             )
         return np.asarray(total.numpy(), dtype=np.float32)
 
@@ -77,10 +81,10 @@ class CompiledKernel:
         rows: tf.Tensor,
         offsets: tf.Tensor,
         noise: tf.Tensor,
-        clipping_norm: tf.Tensor,
-        step_size: tf.Tensor,
-        proximal_mu: tf.Tensor,
+        constants: tf.Tensor,
     ) -> tf.Tensor:
+        clipping_norm, step_size, proximal_mu = tf.unstack(constants)
+
         def body(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             self._assign(weights - step_size * total)
             batch = rows[offsets[step] : offsets[step + 1]]
