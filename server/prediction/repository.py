@@ -56,7 +56,6 @@ class Repository:
         self._loaders = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._draining: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._polled = False
 
     async def watch(self, poll_seconds: float) -> None:
         """Follows the disk until it is cancelled."""
@@ -80,7 +79,6 @@ class Repository:
             for name in self.models.by_name.keys() - {source.name for source, _ in found}:
                 self._unload(self.models.by_name[name], self.models.by_name[name].loaded)
                 self._forget_when_drained(name)
-            self._polled = True
 
     async def replace(self, catalogue: Catalogue) -> None:
         """Serves another set of models from now on."""
@@ -103,7 +101,7 @@ class Repository:
             wanted = model.source.select(usable)
             missing = sorted(wanted - model.loaded.keys(), reverse=True)
             # While one that is still being written waits, nothing that serves is taken away.
-            steady = [v for v in missing if self._is_steady(model, v, versions[v][1])]
+            steady = [v for v in missing if _is_steady(model, v, versions[v][1])]
             whole = len(steady) == len(missing)
             if not steady:
                 break
@@ -113,9 +111,6 @@ class Repository:
             gone = model.loaded.keys() - wanted
             # With nothing sound on disk in its place, a version that is still there goes on.
             self._unload(model, gone if wanted else gone - versions.keys())
-
-    def _is_steady(self, model: ServedModel, version: int, files: Fingerprint) -> bool:
-        return not self._polled or model.seen.get(version) == files
 
     async def _load(self, model: ServedModel, version: int, path: Path, files: Fingerprint) -> None:
         name = model.source.name
@@ -176,6 +171,10 @@ class Repository:
         statuses = self.models.by_name[name].statuses.values()
         if all(status.state is State.END for status in statuses):
             del self.models.by_name[name]
+
+
+def _is_steady(model: ServedModel, version: int, files: Fingerprint) -> bool:
+    return not model.loaded or model.seen.get(version) == files
 
 
 def _look(catalogue: Catalogue) -> Found:
