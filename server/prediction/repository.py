@@ -95,13 +95,16 @@ class Repository:
         self._loaders.shutdown(wait=True)
 
     async def _follow(self, model: ServedModel, versions: dict[int, tuple[Path, Fingerprint]]) -> None:
+        # With nothing to lose, what is there is tried at once; later, only what stayed the same for one look.
+        trusted = {} if model.loaded else {v: files for v, (_, files) in versions.items()}
+        seen = {**model.seen, **trusted}
         whole = True
         while True:
             usable = frozenset(v for v, (_, files) in versions.items() if model.broken.get(v) != files)
             wanted = model.source.select(usable)
             missing = sorted(wanted - model.loaded.keys(), reverse=True)
             # While one that is still being written waits, nothing that serves is taken away.
-            steady = [v for v in missing if _is_steady(model, v, versions[v][1])]
+            steady = [v for v in missing if seen.get(v) == versions[v][1]]
             whole = len(steady) == len(missing)
             if not steady:
                 break
@@ -171,10 +174,6 @@ class Repository:
         statuses = self.models.by_name[name].statuses.values()
         if all(status.state is State.END for status in statuses):
             del self.models.by_name[name]
-
-
-def _is_steady(model: ServedModel, version: int, files: Fingerprint) -> bool:
-    return not model.loaded or model.seen.get(version) == files
 
 
 def _look(catalogue: Catalogue) -> Found:
