@@ -122,7 +122,8 @@ class Batcher:
         """Starts what waits: in the next turn if it is as much as can be hoped for, else a little later."""
         if self._num_running >= self._max_parallel:
             return
-        enough = len(self._waiting) >= self._concurrency / self._max_parallel
+        # Rounded: an average that sinks towards one never quite arrives.
+        enough = len(self._waiting) >= round(self._concurrency / self._max_parallel)
         if self._timer is None:
             later = _WAIT_SECONDS if not enough else 0.0
             self._timer = loop.call_later(later, self._start, loop) if later else self._soon(loop)

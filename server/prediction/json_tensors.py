@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -89,9 +90,16 @@ def array_from_json(spec: TensorSpec, value: Any) -> NDArray[Any]:
     spec.check_shape(shape)
     if spec.is_string:
         array = np.empty(len(cells), dtype=object)
-        array[:] = [cell_bytes(cell, spec.name) for cell in cells]
+        array[:] = _cells_bytes(cells, spec.name)
         return array.reshape(shape)
     return _numbers(spec, cells).reshape(shape)
+
+
+def _cells_bytes(cells: list[Any], name: str) -> list[bytes]:
+    if set(map(type, cells)) == {str}:
+        with contextlib.suppress(UnicodeEncodeError):
+            return [cell.encode() for cell in cells]
+    return [cell_bytes(cell, name) for cell in cells]
 
 
 def cell_bytes(cell: Any, name: str) -> bytes:
@@ -158,7 +166,7 @@ def _flatten(spec: TensorSpec, value: Any) -> tuple[tuple[int, ...], list[Any]]:
     level = [value]
     while level and type(level[0]) is list:
         size = len(level[0])
-        if not all(type(part) is list and len(part) == size for part in level):
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise _unfit(spec.name, "lists of equal size at each depth")
         shape.append(size)
         level = list(chain.from_iterable(level))

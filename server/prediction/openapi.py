@@ -99,14 +99,14 @@ def _general_paths(with_keys: bool) -> Json:
     return paths
 
 
-def _model_paths(name: str, signatures: dict[str, Signature], with_keys: bool) -> Json:
+def _model_paths(model: str, signatures: dict[str, Signature], with_keys: bool) -> Json:
     paths: Json = {}
-    path = f"/v1/models/{name}"
+    path = f"/v1/models/{model}"
     default = signatures.get(DEFAULT_SIGNATURE)
     if default and default.batchable:
         paths[f"{path}:predict"] = {
             "post": _post(
-                f"Predict with {name}: rows.",
+                f"Predict with {model}: rows.",
                 _row_request(default),
                 {"$ref": "#/components/schemas/PredictAnswer"},
                 [],
@@ -114,13 +114,15 @@ def _model_paths(name: str, signatures: dict[str, Signature], with_keys: bool) -
             )
         }
     methods = [signature.method_name for signature in signatures.values()]
+    names = {signature.method_name: name for name, signature in signatures.items()}
     for verb, method in (("classify", CLASSIFY), ("regress", REGRESS)):
-        if methods.count(method) == 1 and signatures:
+        if methods.count(method) == 1:
             answer = {"$ref": f"#/components/schemas/{verb.capitalize()}Answer"}
             # Names that are in both are refused, which a schema cannot say: here, no context at all.
             reference = {"$ref": f"#/components/schemas/{verb.capitalize()}Request"}
-            request: Json = {"allOf": [reference, {"not": {"required": ["context"]}}]}
-            summary = f"{verb.capitalize()} with {name}."
+            own: Json = {"properties": {"signature_name": {"type": "string", "enum": [names[method]]}}}
+            request: Json = {"allOf": [reference, own, {"not": {"required": ["context"]}}]}
+            summary = f"{verb.capitalize()} with {model}."
             paths[f"{path}:{verb}"] = {"post": _post(summary, request, answer, [], with_keys)}
     return paths
 

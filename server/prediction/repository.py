@@ -56,7 +56,6 @@ class Repository:
         self._loaders = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._draining: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._polled = False
 
     async def watch(self, poll_seconds: float) -> None:
         """Follows the disk until it is cancelled."""
@@ -80,7 +79,6 @@ class Repository:
             for name in self.models.by_name.keys() - {source.name for source, _ in found}:
                 self._unload(self.models.by_name[name], self.models.by_name[name].loaded)
                 self._forget_when_drained(name)
-            self._polled = True
 
     async def replace(self, catalogue: Catalogue) -> None:
         """Serves another set of models from now on."""
@@ -97,13 +95,16 @@ class Repository:
         self._loaders.shutdown(wait=True)
 
     async def _follow(self, model: ServedModel, versions: dict[int, tuple[Path, Fingerprint]]) -> None:
+        # With nothing to lose, what is there is tried at once; later, only what stayed the same for one look.
+        trusted = {} if model.loaded else {v: files for v, (_, files) in versions.items()}
+        seen = {**model.seen, **trusted}
         whole = True
         while True:
             usable = frozenset(v for v, (_, files) in versions.items() if model.broken.get(v) != files)
             wanted = model.source.select(usable)
             missing = sorted(wanted - model.loaded.keys(), reverse=True)
             # While one that is still being written waits, nothing that serves is taken away.
-            steady = [v for v in missing if self._is_steady(model, v, versions[v][1])]
+            steady = [v for v in missing if seen.get(v) == versions[v][1]]
             whole = len(steady) == len(missing)
             if not steady:
                 break
@@ -113,9 +114,6 @@ class Repository:
             gone = model.loaded.keys() - wanted
             # With nothing sound on disk in its place, a version that is still there goes on.
             self._unload(model, gone if wanted else gone - versions.keys())
-
-    def _is_steady(self, model: ServedModel, version: int, files: Fingerprint) -> bool:
-        return not self._polled or model.seen.get(version) == files
 
     async def _load(self, model: ServedModel, version: int, path: Path, files: Fingerprint) -> None:
         name = model.source.name

@@ -39,6 +39,7 @@ def test_options_that_pages_name_exist(page: Path) -> None:
         for command in (
             "simulate",
             "predict",
+            "serve",
             "run show",
             "run list",
             "model list",
@@ -46,7 +47,7 @@ def test_options_that_pages_name_exist(page: Path) -> None:
             "config show",
         )
     }
-    for line in re.findall(r"fedpipe ((?:simulate|predict|run|model|config) .*)", page.read_text()):
+    for line in re.findall(r"fedpipe ((?:simulate|predict|serve|run|model|config) .*)", page.read_text()):
         command = next((name for name in helps if line.startswith(name)), None)
         for option in re.findall(r"(--[a-z]+)", line) if command else ():
             assert option in helps[str(command)], line

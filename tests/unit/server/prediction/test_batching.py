@@ -126,6 +126,26 @@ def test_a_lone_request_does_not_wait_for_others() -> None:
     assert not asyncio.run(run())
 
 
+def test_requests_that_come_alone_again_wait_no_more() -> None:
+    async def run() -> bool:
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(Model().run, executor, max_rows=64, max_parallel=1)
+
+            def submit() -> Any:
+                return batcher.submit(SIGNATURE, [floats([1.0])], ("y",), timeout_seconds=5)
+
+            await asyncio.gather(*(submit() for _ in range(32)))
+            for _ in range(20):
+                await submit()
+            pending = asyncio.ensure_future(submit())
+            await asyncio.sleep(0)
+            waits = isinstance(batcher._timer, asyncio.TimerHandle)
+            await pending
+            return waits
+
+    assert not asyncio.run(run())
+
+
 def test_a_model_whose_outputs_do_not_follow_its_rows_is_asked_one_by_one(half: Path) -> None:
     servable = Servable(half, num_threads=1)
     signature = servable.signatures["total"]

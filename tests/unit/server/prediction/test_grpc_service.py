@@ -83,7 +83,7 @@ def test_predict_answers_in_the_fields_that_clients_read(models: Path) -> None:
         assert list(answer.outputs["y"].float_val) == [2.5, 3.0, 4.5]
         assert (answer.model_spec.version.value, answer.model_spec.signature_name) == (123, "serving_default")
         asked = request(np.int32([[1, 2], [3, 4]]), signature="several", key="pair")
-        asked.inputs["text"].CopyFrom(tf.make_tensor_proto(["a", b"\xff"]))
+        asked.inputs["text"].CopyFrom(tf.make_tensor_proto([b"a", b"\xff"]))
         answer = await stub.Predict(asked)
         assert list(answer.outputs["sum"].int_val) == [3, 7]
         assert list(answer.outputs["text"].string_val) == [b"a", b"\xff"]
