@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,6 +38,17 @@ def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelV
     return [
         _read_version(workspace.root / record.uri) for record in metadata.artifacts_of_type("ModelVersion")
     ]
+
+
+def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) -> list[ModelVersion]:
+    """Returns the versions of `name` whose files are still there, each once, in order."""
+    found: dict[int, ModelVersion] = {}
+    for record in metadata.artifacts_of_type("ModelVersion"):
+        with suppress(WorkspaceError):  # of a run that somebody deleted
+            version = _read_version(workspace.root / record.uri)
+            if version.name == name:
+                found[version.version] = version
+    return [found[number] for number in sorted(found)]
 
 
 def _read_version(path: Path) -> ModelVersion:

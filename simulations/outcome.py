@@ -25,7 +25,7 @@ from fedpipe.reports.evidence import (
 )
 from fedpipe.reports.summary import Paths, RunSummary
 from server.artifacts import Anomalies, Evaluation, Model, ModelVersion, PushedModel, Spans, Statistics
-from server.registry import model_versions
+from server.registry import readable_versions
 from simulations.budgets import read_budgets
 from simulations.population import Population
 from simulations.referee import judge_once
@@ -93,8 +93,8 @@ def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
 def _versions_until(
     version: ModelVersion, metadata: MetadataStore, workspace: Workspace
 ) -> Iterator[VersionEvidence]:
-    for each in model_versions(metadata, workspace):
-        if each.name == version.name and each.version <= version.version:
+    for each in readable_versions(metadata, workspace, version.name):
+        if each.version <= version.version:
             yield VersionEvidence(
                 version=each.version,
                 created_at=each.created_at,
