@@ -1,30 +1,58 @@
 """How a data store's records fall into blocks: fixed by the first run, for ever.
 
 A record's budget belongs to the block that it falls into. If a later run could divide the
-records in another way, by another key column or another share of evaluation records, then a
-record would meet a fresh budget in its new block. The ledger holds it, beside the budgets.
+records in another way, by another key or date column, another window or another share of
+evaluation records, then a record would meet a fresh budget in its new block. The ledger holds it,
+beside the budgets.
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from fedpipe.data import Schema
 from fedpipe.federation.terms import RunTerms
 
 
+class TimeDivision(BaseModel):
+    """What decides a record's span. `names` are those under which the date column is looked for, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    window: str
+    formats: tuple[str, ...]
+
+
 class Division(BaseModel):
-    """What decides a record's split, besides the node's own key."""
+    """What decides a record's span and split, besides the node's own key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str | None
     eval_fraction: float | None = None
     missing_tokens: tuple[str, ...] = ()
+    time: TimeDivision | None = None
 
     @classmethod
     def of(cls, terms: RunTerms) -> Division:
-        """Returns how `terms` divide records; without a key all are one block, whatever else changes."""
+        """Returns how `terms` divide records; without key and time all are one block for ever."""
         schema = terms.data_schema
+        time = _time_division(schema)
         if schema.key is None:
-            return cls(key=None)
-        return cls(key=schema.key, eval_fraction=terms.eval_fraction, missing_tokens=schema.missing_tokens)
+            return cls(key=None, time=time, missing_tokens=schema.missing_tokens if time else ())
+        return cls(
+            key=schema.key,
+            eval_fraction=terms.eval_fraction,
+            missing_tokens=schema.missing_tokens,
+            time=time,
+        )
+
+
+def _time_division(schema: Schema) -> TimeDivision | None:
+    time = schema.time
+    if time is None:
+        return None
+    # A feature column has aliases of its own.
+    names = (time.column, *schema.known()[time.column])
+    return TimeDivision(names=names, window=time.window, formats=time.formats)

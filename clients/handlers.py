@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from clients.node import Encoded, Node, encode
 from fedpipe.data import Transform, commitment
+from fedpipe.data.balance import Balance
 from fedpipe.data.profile import feature_counts
 from fedpipe.data.statistics import column_health, label_counts
 from fedpipe.data.transform import category_positions
@@ -19,10 +20,11 @@ from fedpipe.errors import FederationError, LedgerError, PrivacyError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.messages import decode_reply, encode_reply
 from fedpipe.federation.terms import RunTerms
-from fedpipe.learning import ModelDefinition, TrainingSettings
+from fedpipe.learning import ModelDefinition
 from fedpipe.learning.score_histograms import ScoreBins, score_histograms, slice_histogram
 from fedpipe.ledger import Ledger, ReleaseId
 from fedpipe.privacy import DpSgd, NoisyHistograms, Randomness
+from fedpipe.privacy.mechanisms import poisson_batches
 from fedpipe.provenance import code_digest
 
 if TYPE_CHECKING:
@@ -34,14 +36,14 @@ Histograms = Mapping[str, NDArray[np.int64]]
 def ingest(node: Node, request: Request) -> Reply:
     """Commits to the records that a run would use, and costs nothing.
 
-    The answer holds nothing observed: a keyed commitment, the schema version, the span's name, and the
-    digest of the code that would answer.
+    The answer holds nothing observed: a keyed commitment for every declared span, the schema version, and
+    the digest of the code that would answer.
     """
     terms = _offered(request)
-    node.policy.check(terms)
+    node.accept(terms)
     shard = node.shard(terms)
-    span = {"name": "undated", "commitment": commitment(shard, node.key)}
-    values = {"schema_version": terms.data_schema.version, "code": code_digest(__name__), "spans": [span]}
+    spans = [{"name": span, "commitment": commitment(shard, node.key, span=span)} for span in terms.spans]
+    values = {"schema_version": terms.data_schema.version, "code": code_digest(__name__), "spans": spans}
     return Reply(client=node.name, values=values)
 
 
@@ -74,10 +76,10 @@ def finish(node: Node, request: Request) -> Reply:
 
 
 def validate(node: Node, request: Request, terms: RunTerms) -> Reply:
-    """Counts labels by split, and records by the health of every column."""
+    """Counts labels by span and split, and records by the health of every column."""
     shard = node.shard(terms)
     randomness = node.randomness(terms.plan, request)
-    labels = {"labels": label_counts(shard, terms.data_schema)}
+    labels = {"labels": label_counts(shard, terms.data_schema, terms.spans)}
     columns = {"columns": np.stack(column_health(shard, terms.data_schema))}
     return Reply(
         client=node.name,
@@ -114,11 +116,13 @@ def _local_task(node: Node, request: Request, terms: RunTerms, records: Encoded)
     weights = np.asarray(request.arrays["weights"], dtype=np.float32)
     randomness = node.randomness(terms.plan, request)
     mechanism = _mechanism(terms, "training", DpSgd)
+    example_weights, acceptance = _record_weights(request, terms, records)
     if mechanism is None:
-        batches = _batches_without_privacy(terms.training, len(records.labels), randomness)
-        noise = np.zeros((terms.training.local_steps, weights.size), dtype=np.float32)
+        q, steps = terms.training.sampling_probability, terms.training.local_steps
+        batches = poisson_batches(q, steps, len(records.labels), randomness, acceptance)
+        noise = np.zeros((steps, weights.size), dtype=np.float32)
     else:
-        batches = mechanism.sample(len(records.labels), randomness)
+        batches = mechanism.sample(len(records.labels), randomness, acceptance)
         noise = mechanism.noise(weights.size, randomness)
     return LocalTask(
         weights=weights,
@@ -129,16 +133,35 @@ def _local_task(node: Node, request: Request, terms: RunTerms, records: Encoded)
         clipping_norm=mechanism.clipping_norm if mechanism else None,
         local_step_size=float(request.values["local_step_sizes"].get(node.name, 0.0)),
         proximal_mu=float(request.values.get("proximal_mus", {}).get(node.name, 0.0)),
+        example_weights=example_weights,
     )
 
 
-def _batches_without_privacy(
-    training: TrainingSettings, num_records: int, randomness: Randomness
-) -> list[NDArray[np.int32]]:
-    coins = (
-        randomness.bernoulli(training.sampling_probability, num_records) for _ in range(training.local_steps)
+def _record_weights(
+    request: Request, terms: RunTerms, records: Encoded
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Returns what multiplies each record's gradient before clipping, and its chance to be drawn.
+
+    Both come from public values and the record's own span and class; None stands for ones.
+
+    Raises:
+      FederationError: the weights do not fit the spans and classes that were agreed to.
+    """
+    if "balance" not in request.values:
+        return None, None
+    try:
+        balance = Balance.model_validate(request.values["balance"])
+    except ValidationError as error:
+        raise FederationError(
+            "Expected weights in [0, 1] by span and class, found something else."
+        ) from error
+    if (balance.spans, balance.num_classes) != (terms.spans, terms.data_schema.num_classes):
+        raise FederationError("Expected weights for the run's spans and classes, found others.")
+    weights = balance.of_records(records.spans, records.labels)
+    return (
+        weights if balance.answer == "reweight" else None,
+        weights if balance.answer == "resample" else None,
     )
-    return [np.flatnonzero(coin).astype(np.int32) for coin in coins]
 
 
 def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:

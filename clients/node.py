@@ -89,14 +89,24 @@ class Node:
             raise FederationError(f"Expected a node key of {MIN_KEY_BYTES} bytes or more, found {len(key)}.")
         return key
 
+    def accept(self, terms: RunTerms) -> None:
+        """Checks `terms` against everything that the owner holds to.
+
+        Raises:
+          FederationError: their spans are not those of the schema.
+          LedgerError: the policy does not allow them.
+        """
+        terms.check_spans()
+        self.policy.check(terms)
+
     def claim(self, run_id: str, terms: RunTerms, steps: Collection[str]) -> None:
         """Reserves, durably, all that `steps` of the run may cost the node's records.
 
         Raises:
-          LedgerError: the policy does not allow the terms, or they would move records to other blocks.
+          FederationError, LedgerError: the terms are not acceptable, or would move records to other blocks.
           BudgetError: the records cannot afford it.
         """
-        self.policy.check(terms)
+        self.accept(terms)
         with self.open_ledger() as ledger:
             ledger.reserve(
                 run_id=run_id,
@@ -111,15 +121,21 @@ class Node:
             )
 
     def shard(self, terms: RunTerms) -> Shard:
-        """Returns the node's records as `terms` read them; kept in memory between requests."""
+        """Returns the node's records in the spans of `terms`, as these read them; kept in memory."""
         status = self.source.stat()
         stamp = f"{status.st_mtime_ns}-{status.st_size}"
-        return _shard(self.source, stamp, terms.data_schema.model_dump_json(), terms.eval_fraction, self.key)
+        schema = terms.data_schema.model_dump_json()
+        return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key)
 
     def blocks(self, terms: RunTerms) -> list[Block]:
-        """Returns the blocks that `terms` charge; a run without privacy has nothing to charge."""
+        """Returns the blocks that `terms` charge: all declared spans, those without a record among them.
+
+        A run without privacy has nothing to charge.
+        """
         splits = terms.plan.splits if terms.plan.private else ()
-        return [Block(client=self.account, span="undated", split=split) for split in splits]
+        return [
+            Block(client=self.account, span=span, split=split) for span in terms.spans for split in splits
+        ]
 
     def randomness(self, plan: PrivacyPlan, request: Request) -> Randomness:
         """Returns the generator for one release: the system's, or a seeded one where the owner allows it."""
@@ -150,10 +166,11 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Encoded:
-    """Labelled records as model inputs and int32 (n,) classes. Its repr shows none."""
+    """Labelled records as model inputs, int32 (n,) classes and (n,) names of spans. Its repr shows none."""
 
     features: Inputs
     labels: NDArray[np.int32]
+    spans: NDArray[np.str_]
 
 
 def encode(shard: Shard, transform: Transform) -> Encoded:
@@ -162,8 +179,11 @@ def encode(shard: Shard, transform: Transform) -> Encoded:
 
 
 @lru_cache(maxsize=2048)
-def _shard(path: Path, _stamp: str, schema: str, eval_fraction: float, key: bytes) -> Shard:
-    return open_shard(path, Schema.model_validate_json(schema), eval_fraction=eval_fraction, split_key=key)
+def _shard(
+    path: Path, _stamp: str, schema: str, eval_fraction: float, spans: tuple[str, ...], key: bytes
+) -> Shard:
+    parsed = Schema.model_validate_json(schema)
+    return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
 
 
 @lru_cache(maxsize=4096)
@@ -171,4 +191,4 @@ def _encode(shard: Shard, transform: str) -> Encoded:
     features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
     if isinstance(features, np.ndarray):
         features = align(features)  # once: TensorFlow copies other arrays in every round
-    return Encoded(features=features, labels=shard.labels.astype(np.int32))
+    return Encoded(features=features, labels=shard.labels.astype(np.int32), spans=shard.spans)

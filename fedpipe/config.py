@@ -13,9 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedpipe.config_errors import explain
 from fedpipe.data import CategoricalColumn, PreprocessSettings, Schema
+from fedpipe.data.spans import UNDATED, check_spans
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.learning import ModelSettings, TrainingSettings
 from fedpipe.privacy import Shares
+
+MAX_SPANS = 500
 
 
 class _Strict(BaseModel):
@@ -68,6 +71,56 @@ class ValidateSettings(_Strict):
     on_anomaly: Literal["warn", "stop"] = Field(
         "warn", description="What a suspicious column does to the run."
     )
+    max_label_shift: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="A class's share may change by so much from one span to the next; this much or more, "
+        "beyond noise, is an alert.",
+    )
+    max_client_shift: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="A class's share may differ so much between a client and all others before it is noted.",
+    )
+    on_label_shift: Literal["warn", "stop", "reweight", "resample"] = Field(
+        "warn",
+        description="The answer to an alert. reweight: training weighs records by span and class; resample: "
+        "it draws them less often instead.",
+    )
+    shift_target: Literal["newest", "previous", "even"] = Field(
+        "newest",
+        description="The balance of classes that reweight and resample aim at: that of the newest span, of "
+        "the one before it, or an even one.",
+    )
+
+
+class SpanSettings(_Strict):
+    """Which spans a run uses, where schema.time is set. Records of others are left alone."""
+
+    last: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SPANS,
+        description="Only so many spans, the newest ones; none: all that the data has.",
+    )
+    until: str | None = Field(
+        None, description="The newest span, such as 2026-Q1; none: the newest that the data has."
+    )
+    names: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_SPANS,
+        description="Exactly these spans, instead of last and until. A simulation finds them in its data; "
+        "the coordinator of a real federation takes them from the clock.",
+    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> SpanSettings:
+        if self.names is not None and (self.last, self.until) != (None, None):
+            raise ValueError("expected either spans.names, or spans.last and spans.until")
+        return self
 
 
 class AnalyzeSettings(_Strict):
@@ -114,6 +167,7 @@ class Config(_Strict):
     data: DataSettings = Field(default_factory=lambda: DataSettings.model_validate({}))
     data_schema: Schema = Field(alias="schema", description="Columns, label and key.")
     eval_fraction: float = Field(0.25, gt=0, lt=1, description="Part of the records kept for evaluation.")
+    spans: SpanSettings = Field(default_factory=lambda: SpanSettings.model_validate({}))
     federation: FederationSettings = Field(default_factory=lambda: FederationSettings.model_validate({}))
     validation: ValidateSettings = Field(default_factory=lambda: ValidateSettings.model_validate({}))
     preprocess: PreprocessSettings = Field(default_factory=lambda: PreprocessSettings.model_validate({}))
@@ -136,6 +190,32 @@ class Config(_Strict):
         if len(set(slices)) < len(slices):
             raise ValueError("expected different columns in analyze.slices, found one twice")
         return self
+
+    @model_validator(mode="after")
+    def _check_spans(self) -> Config:
+        time, named = self.data_schema.time, self.spans.names
+        if time is None and self.spans != SpanSettings.model_validate({}):
+            raise ValueError("expected schema.time for spans, found no column of dates: name it")
+        wanted = named or ((self.spans.until,) if self.spans.until else None)
+        if time is not None and wanted is not None:
+            check_spans(wanted, time.window)
+        return self
+
+    @property
+    def run_spans(self) -> tuple[str, ...]:
+        """The spans of a run.
+
+        Raises:
+          ConfigError: there is a time column, and nobody has named them yet.
+        """
+        if self.data_schema.time is None:
+            return (UNDATED,)
+        if self.spans.names is None:
+            raise ConfigError(
+                "Expected spans.names, found none: a simulation takes them from its data, a coordinator from "
+                "the clock."
+            )
+        return self.spans.names
 
 
 def config_names() -> list[str]:

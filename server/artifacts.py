@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.data import Schema, Transform
+from fedpipe.data.balance import Balance
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.evaluation import Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
@@ -20,7 +23,7 @@ class _Artifact(BaseModel):
 
 
 class Spans(_Artifact):
-    """Who takes part, with keyed commitments to the records."""
+    """Who takes part, with a keyed commitment to the records of each client and span."""
 
     schema_version: str
     commitments: tuple[Commitment, ...]
@@ -30,45 +33,67 @@ class Spans(_Artifact):
     @property
     def clients(self) -> tuple[str, ...]:
         """The clients that accepted the run."""
-        return tuple(commitment.client for commitment in self.commitments)
+        return tuple(dict.fromkeys(commitment.client for commitment in self.commitments))
 
 
 class Statistics(_Artifact):
     """Noisy counts of `validate`.
 
     Attributes:
-      label_counts: by client, [train, eval] x [classes in order, unknown].
+      spans: of the run, oldest first.
+      label_counts: by client, spans x [train, eval] x [classes in order, unknown].
       column_health: by column, records that are valid, missing, out of range, malformed.
       label_noise_stddev: of each cell of one client's label counts; 0 without privacy.
       column_noise_stddev: of each cell of column_health, a sum over clients.
     """
 
-    label_counts: dict[str, list[list[int]]]
+    spans: tuple[str, ...]
+    label_counts: dict[str, list[list[list[int]]]]
     column_health: dict[str, list[int]]
     label_noise_stddev: float
     column_noise_stddev: float
 
+    def split_counts(self) -> dict[str, list[list[int]]]:
+        """Returns each client's noisy counts over all spans: [train, eval] x [classes in order, unknown]."""
+        return {
+            client: np.sum(np.array(tables, dtype=np.int64), axis=0).tolist()
+            for client, tables in self.label_counts.items()
+        }
+
     def class_counts(self, split: Literal["train", "eval"]) -> list[int]:
         """Returns the noisy number of records of each class, then of unlabelled ones, over all clients."""
         row = 0 if split == "train" else 1
-        counts = [table[row] for table in self.label_counts.values()]
+        counts = [table[row] for table in self.split_counts().values()]
         return [sum(column) for column in zip(*counts, strict=True)]
 
-    def train_sizes(self) -> dict[str, float]:
-        """Returns each client's noisy number of labelled training records."""
-        return {client: float(sum(table[0][:-1])) for client, table in self.label_counts.items()}
+    def train_sizes(self, balance: Balance | None = None) -> dict[str, float]:
+        """Returns each client's noisy number of labelled training records, weighed by `balance`."""
+        return {
+            client: float(np.sum(np.array(tables)[:, 0, :-1] * _weights(balance)))
+            for client, tables in self.label_counts.items()
+        }
+
+    def size_noise_stddev(self, num_classes: int, balance: Balance | None = None) -> float:
+        """Returns the noise of one client's `train_sizes`."""
+        weights = np.broadcast_to(_weights(balance), (len(self.spans), num_classes))
+        return self.label_noise_stddev * float(np.linalg.norm(weights))
 
     def total_noise_stddev(self, num_cells: int) -> float:
-        """Returns the noise of a sum of `num_cells` label cells over all clients."""
-        return self.label_noise_stddev * math.sqrt(num_cells * len(self.label_counts))
+        """Returns the noise of a sum of `num_cells` label cells over all clients and spans."""
+        return self.label_noise_stddev * math.sqrt(num_cells * len(self.label_counts) * len(self.spans))
+
+
+def _weights(balance: Balance | None) -> NDArray[np.float64]:
+    """Returns weights (num_spans, num_classes), or what broadcasts to ones of that shape."""
+    return np.array(balance.weights if balance else 1.0, dtype=np.float64)
 
 
 class Anomaly(_Artifact):
-    """Something about the data that a person should look at."""
+    """Something about the data that a person should look at; a notice never stops a run."""
 
     column: str
     problem: str
-    severity: Literal["warning", "error"]
+    severity: Literal["notice", "warning", "error"]
 
 
 class Anomalies(_Artifact):

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedpipe.config import Config
+from fedpipe.data.balance import Balance
 from fedpipe.data.transform import Transform
 from fedpipe.files import ordered_json, sha256
 from fedpipe.learning.builders import builder_digest
@@ -53,7 +54,12 @@ class Surroundings:
         """Returns how records are read; the order of columns and classes is part of it."""
         schema = self.asker.terms.data_schema.model_dump(mode="json")
         order = sha256(ordered_json(schema).encode())
-        return {"schema": schema, "schema_order": order, "eval_fraction": self.asker.terms.eval_fraction}
+        return {
+            "schema": schema,
+            "schema_order": order,
+            "eval_fraction": self.asker.terms.eval_fraction,
+            "spans": list(self.asker.terms.spans),
+        }
 
     def release(self, step: str) -> dict[str, Any]:
         """Returns the mechanisms of the step's queries: other noise is another result, and another cost."""
@@ -86,7 +92,11 @@ def _data_steps(around: Surroundings) -> list[Step]:
             name="validate",
             function=partial(validate, asker=asker, settings=validation),
             inputs=("spans",),
-            outputs={"statistics": artifacts.Statistics, "anomalies": artifacts.Anomalies},
+            outputs={
+                "statistics": artifacts.Statistics,
+                "anomalies": artifacts.Anomalies,
+                "balance": Balance,
+            },
             settings=around.reading()
             | around.release("validate")
             | {"validation": validation.model_dump(mode="json")},
@@ -116,7 +126,7 @@ def _model_steps(around: Surroundings) -> list[Step]:
                 on_round=partial(around.progress.step_progress, "train"),
                 on_note=around.progress.note,
             ),
-            inputs=("spans", "statistics", "transform"),
+            inputs=("spans", "statistics", "transform", "balance"),
             outputs={"model": artifacts.Model},
             settings=around.reading()
             | around.release("train")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import date
 
-from fedpipe.config import Config
+from fedpipe.config import Config, SpanSettings
 from fedpipe.data.profile import profiled_columns
-from fedpipe.errors import PrivacyError, Shortfall
+from fedpipe.data.spans import newest_spans, spans_ending
+from fedpipe.errors import ConfigError, PrivacyError, Shortfall
 from fedpipe.federation.terms import RunTerms
 from fedpipe.learning.score_histograms import num_histograms
 from fedpipe.privacy import Demand, PrivacyPlan, calibrate
@@ -21,12 +23,33 @@ def make_terms(config: Config) -> RunTerms:
     """Returns what clients are asked to agree to."""
     return RunTerms(
         data_schema=config.data_schema,
+        spans=config.run_spans,
         eval_fraction=config.eval_fraction,
         preprocess=config.preprocess,
         model=config.model,
         training=config.training,
         plan=make_plan(config),
     )
+
+
+def with_spans_of_today(config: Config, today: date) -> Config:
+    """Returns `config` with its spans named by the clock: the newest ones that are over.
+
+    A coordinator observes no dates of records; without `spans.until`, the day decides.
+
+    Raises:
+      ConfigError: there is a time column, and `spans` does not say how many spans to use.
+    """
+    time, spans = config.data_schema.time, config.spans
+    if time is None or spans.names is not None:
+        return config
+    if spans.last is None:
+        raise ConfigError("Expected spans.last or spans.names for a federation, found neither: set one.")
+    if spans.until is not None:
+        names = newest_spans(spans.until, spans.last)
+    else:
+        names = spans_ending(today, time.window, spans.last)
+    return config.model_copy(update={"spans": SpanSettings(last=None, until=None, names=names)})
 
 
 def make_plan(config: Config) -> PrivacyPlan:

@@ -183,6 +183,7 @@ def _counts(outcome: Outcome) -> DataCounts:
             for anomaly in outcome.anomalies.found
         ),
         refusals=outcome.spans.refusals,
+        spans=statistics.spans,
     )
 
 

@@ -65,12 +65,13 @@ def _exact(scores: NDArray[np.float64] | None, labels: NDArray[np.int64]) -> dic
 
 
 def _open(config: Config, client: SimulatedClient) -> Shard:
-    return open_shard(
+    shard = open_shard(
         client.source,
         config.data_schema,
         eval_fraction=config.eval_fraction,
         split_key=client.key_path.read_bytes(),
     )
+    return shard.within(config.run_spans)
 
 
 def _pool(shards: Sequence[Shard]) -> Shard:
@@ -78,6 +79,7 @@ def _pool(shards: Sequence[Shard]) -> Shard:
         frame=pd.concat([shard.frame for shard in shards], ignore_index=True),
         labels=np.concatenate([shard.labels for shard in shards]),
         is_eval=np.concatenate([shard.is_eval for shard in shards]),
+        spans=np.concatenate([shard.spans for shard in shards]),
     )
 
 

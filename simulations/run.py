@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from simulations.population import (
     make_population,
     without_absent_key,
 )
+from simulations.windows import resolve_spans
 
 LIFETIME_RUNS = 3
 REQUEST = "request.json"
@@ -45,17 +47,20 @@ class SimulationRequest(BaseModel):
     config: dict[str, Any]
     data: tuple[str, ...]
     seed: int
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def make(cls, config: Config, data: Sequence[Source], seed: int) -> SimulationRequest:
-        """Returns the request for these settings, with a schema that the data's headers bear."""
-        config = without_absent_key(config, find_files(data))
+        """Returns the request for these settings, with a schema and spans that the data bears."""
+        files = find_files(data)
+        config, notes = resolve_spans(without_absent_key(config, files), files)
         return cls(
             config=config.model_dump(mode="json", by_alias=True),
             data=tuple(
                 source if is_database(source) else str(Path(source).absolute()) for source in map(str, data)
             ),
             seed=seed,
+            notes=notes,
         )
 
     def parsed(self) -> Config:
@@ -172,6 +177,7 @@ def _run(
     _check_ledger(workspace)
     population = workspace.population_dir / config.name / f"seed-{stored.request.seed}"
     made = make_population(config, files, directory=population, seed=stored.request.seed)
+    made = replace(made, notes=(*stored.request.notes, *made.notes))
     log = workspace.population_dir / OWNERS_LOG
     with owners_log(log):
         try:

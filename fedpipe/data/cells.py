@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.schema import Label, NumericColumn, normalize_text
+from fedpipe.data.schema import Label, NumericColumn, TimeColumn, normalize_text
+from fedpipe.data.spans import UNDATED, span_of_text
 
 # Understood alike by Python's re and by RE2. With the length that TensorFlow can parse, every match is a
 # finite float64; without it, one long cell would fail a whole batch of predictions.
@@ -76,6 +77,23 @@ def parse_labels(
         if label.missing == "negative":
             classes[missing & (classes < 0)] = 0
         return classes
+
+    return by_distinct(cells, parse)
+
+
+def parse_spans(
+    cells: pd.Series[str], time: TimeColumn, missing_tokens: tuple[str, ...] = ()
+) -> NDArray[np.str_]:
+    """Returns the span of every cell, `undated` where it is missing or no date."""
+
+    def parse(distinct: pd.Series[str]) -> NDArray[np.str_]:
+        missing = is_missing(distinct, missing_tokens)
+        texts = normalize_cells(distinct)
+        spans = [
+            UNDATED if gone else span_of_text(text, time.window, time.formats)
+            for text, gone in zip(texts, missing, strict=True)
+        ]
+        return np.array(spans, dtype=np.str_)
 
     return by_distinct(cells, parse)
 

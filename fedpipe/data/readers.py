@@ -86,8 +86,9 @@ def read_header(path: Source) -> list[str]:
 def check_header(path: Source, schema: Schema) -> None:
     """Raises DataError when `path` lacks a column of the schema; reads no more than it must."""
     names = read_header(path)
-    # An absent key is settled by whoever divides the records; see docs/privacy.md.
-    _find_columns(names, _wanted(names, schema), source_name(path), {*schema.optional(), schema.key or ""})
+    # An absent key or date is settled by whoever divides the records; see docs/privacy.md, docs/spans.md.
+    settled = {schema.key or "", schema.time.column if schema.time else ""}
+    _find_columns(names, _wanted(names, schema), source_name(path), {*schema.optional(), *settled})
 
 
 def select_columns(frame: pd.DataFrame, schema: Schema, source: str) -> pd.DataFrame:

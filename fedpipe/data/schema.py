@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from fedpipe.data.spans import ISO, Window, check_formats
+
 # Fourth powers of numbers and ranges within these stay finite and above zero in float64.
 LARGEST_NUMBER = 1e50
 SMALLEST_RANGE = 1e-50
@@ -208,6 +210,27 @@ class Label(_Strict):
         return sorted(pairs)
 
 
+class TimeColumn(_Strict):
+    """The column whose date decides a record's span, hence its budget. It may be a feature as well."""
+
+    column: Name = Field(
+        description="Canonical name of the column: a date that never changes, such as that of receipt."
+    )
+    window: Window = Field("month", description="What a span is: a day, an ISO week, a month, and so on.")
+    formats: tuple[str, ...] = Field(
+        (ISO, "%m/%d/%Y"),
+        min_length=1,
+        description="How dates are written, tried in order: iso (time and zone are ignored) or numeric "
+        "directives as in Python's strptime. What fits none is undated.",
+    )
+    aliases: tuple[Alias, ...] = Field((), description="Other names of the column in exports.")
+
+    @model_validator(mode="after")
+    def _check_formats(self) -> TimeColumn:
+        check_formats(self.formats, self.window)
+        return self
+
+
 class Schema(_Strict):
     """The columns of a problem. Exports may name them in other ways; see `aliases`."""
 
@@ -218,6 +241,11 @@ class Schema(_Strict):
         None,
         description="Column that identifies a record for ever. With a key, training and evaluation records "
         "have budgets of their own; without, all records of a client are one block.",
+    )
+    time: TimeColumn | None = Field(
+        None,
+        description="With it, each window of time has budgets of its own, and a run uses the spans that "
+        "`spans` says; without, all records lie in one span.",
     )
     client_column: Name | None = Field(None, description="Column that says which client holds a record.")
     missing_tokens: tuple[str, ...] = Field(
@@ -230,8 +258,14 @@ class Schema(_Strict):
         for name in roles:
             if name in self.columns:
                 raise ValueError(f"expected {name!r} in one role, found it among the feature columns too")
+        if self.time:
+            roles.append(self.time.column)
         if len(set(roles)) < len(roles):
-            raise ValueError("expected label, key and client_column to be different columns")
+            raise ValueError("expected label, key, time and client_column to be different columns")
+        if self.time and self.time.aliases and self.time.column in self.columns:
+            raise ValueError(
+                f"expected the aliases of {self.time.column!r} with its feature column, found some at time"
+            )
         return self
 
     @model_validator(mode="after")
@@ -268,6 +302,8 @@ class Schema(_Strict):
         wanted[self.label.name] = self.label.aliases
         if self.key:
             wanted[self.key] = ()
+        if self.time:
+            wanted.setdefault(self.time.column, self.time.aliases)
         return wanted
 
     def optional(self) -> set[str]:

@@ -13,27 +13,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, parse_labels
+from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, parse_labels, parse_spans
 from fedpipe.data.readers import read_table
 from fedpipe.data.schema import Schema
+from fedpipe.data.spans import UNDATED
 from fedpipe.files import canonical_json
-
-UNDATED = "undated"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Shard:
-    """A client's records as text, with the class and the split of each. Its repr shows none of them.
+    """A client's records as text, with the class, split and span of each. Its repr shows none of them.
 
     Attributes:
       frame: n rows, the schema's columns.
       labels: int64 (n,), the class number or -1 when unknown.
       is_eval: bool (n,), true where the record belongs to the evaluation split.
+      spans: text (n,), the name of the span that the record lies in.
     """
 
     frame: pd.DataFrame
     labels: NDArray[np.int64]
     is_eval: NDArray[np.bool_]
+    spans: NDArray[np.str_]
 
     def select(self, rows: NDArray[np.bool_]) -> Shard:
         """Returns the shard of the records where `rows` is true."""
@@ -41,7 +42,12 @@ class Shard:
             frame=self.frame[rows].reset_index(drop=True),
             labels=self.labels[rows],
             is_eval=self.is_eval[rows],
+            spans=self.spans[rows],
         )
+
+    def within(self, spans: Sequence[str]) -> Shard:
+        """Returns the shard of the records that lie in `spans`."""
+        return self.select(np.isin(self.spans, list(spans)))
 
     @cached_property
     def labelled_train(self) -> Shard:
@@ -64,7 +70,7 @@ def open_shard(path: Path, schema: Schema, *, eval_fraction: float, split_key: b
 
     The split of a record is a keyed hash of its key (or of its whole content, when the schema
     has no key), in normalised text: it never changes with the file, its format, its order or its
-    other records, and equal records are never on both sides.
+    other records, and equal records are never on both sides. Its span follows from its date cell alone.
 
     Raises:
       DataError: if the file does not fit the schema.
@@ -74,18 +80,28 @@ def open_shard(path: Path, schema: Schema, *, eval_fraction: float, split_key: b
         frame=frame,
         labels=parse_labels(frame[schema.label.name], schema.label, schema.missing_tokens),
         is_eval=_split(_identities(frame, schema), eval_fraction, split_key),
+        spans=_spans(frame, schema),
     )
 
 
-def commitment(shard: Shard, key: bytes) -> str:
-    """Returns an HMAC-SHA256 of the records, whatever their order: equal only for equal records.
+def commitment(shard: Shard, key: bytes, *, span: str = UNDATED) -> str:
+    """Returns an HMAC-SHA256 of the records of `span`, whatever their order: equal only for equal records.
 
-    Without `key` nothing about the records can be tested against it.
+    Without `key` nothing about the records can be tested against it. The name of the span is part of
+    what is digested: two spans without records have different commitments, and neither looks empty.
     """
-    names = sorted(shard.frame.columns)
-    records = zip(*(shard.frame[name].tolist() for name in names), strict=True)
+    frame = shard.within([span]).frame
+    names = sorted(frame.columns)
+    records = zip(*(frame[name].tolist() for name in names), strict=True)
     rows = sorted(_digest(record) for record in records)
-    return hmac.new(key, b"commitment:" + _digest(names) + b"".join(rows), hashlib.sha256).hexdigest()
+    content = b"commitment:" + _digest([span]) + _digest(names) + b"".join(rows)
+    return hmac.new(key, content, hashlib.sha256).hexdigest()
+
+
+def _spans(frame: pd.DataFrame, schema: Schema) -> NDArray[np.str_]:
+    if schema.time is None:
+        return np.full(len(frame), UNDATED)
+    return parse_spans(frame[schema.time.column], schema.time, schema.missing_tokens)
 
 
 def _digest(texts: Sequence[str]) -> bytes:

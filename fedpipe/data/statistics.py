@@ -1,4 +1,4 @@
-"""What `validate` counts: labels per split, and the health of every column.
+"""What `validate` counts: labels by span and split, and the health of every column.
 
 Every record falls into exactly one cell of each histogram; the accounting of the noise
 (`NoisyHistograms`) relies on it.
@@ -6,11 +6,20 @@ Every record falls into exactly one cell of each histogram; the accounting of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, out_of_range, parse_numbers
+from fedpipe.data.cells import (
+    by_distinct,
+    find_positions,
+    is_missing,
+    normalize_cells,
+    out_of_range,
+    parse_numbers,
+)
 from fedpipe.data.media import is_image, parse_vectors
 from fedpipe.data.schema import (
     CategoricalColumn,
@@ -22,17 +31,26 @@ from fedpipe.data.schema import (
     normalize_text,
 )
 from fedpipe.data.shard import Shard
+from fedpipe.data.spans import UNDATED
 
 HEALTH = ("valid", "missing", "out_of_range", "malformed")
 
 Counts = NDArray[np.int64]
 
 
-def label_counts(shard: Shard, schema: Schema) -> Counts:
-    """Returns int64 (2, num_classes + 1): [train, eval] x [class 0, ..., unknown]."""
+def label_counts(shard: Shard, schema: Schema, spans: Sequence[str] = (UNDATED,)) -> Counts:
+    """Returns int64 (num_spans, 2, num_classes + 1): span x [train, eval] x [class 0, ..., unknown].
+
+    A record lies in one span, one split and one class: the whole array is one histogram, of sensitivity
+    1 however many spans there are. Records of other spans are not counted.
+    """
+    shape = (len(spans), 2, schema.num_classes + 1)
+    places = find_positions(shard.spans.tolist(), spans)
+    counted = places < len(spans)
     classes = np.where(shard.labels < 0, schema.num_classes, shard.labels)
-    counts = np.zeros((2, schema.num_classes + 1), dtype=np.int64)
-    np.add.at(counts, (shard.is_eval.astype(int), classes), 1)
+    cells = (places[counted], shard.is_eval[counted].astype(int), classes[counted])
+    counts = np.zeros(shape, dtype=np.int64)
+    np.add.at(counts, cells, 1)
     return counts
 
 

@@ -106,15 +106,62 @@ class DpSgd(BaseModel):
         """How often a plan makes this release."""
         return self.num_rounds
 
-    def sample(self, num_records: int, randomness: Randomness) -> list[NDArray[np.int32]]:
-        """Returns one Poisson batch of row numbers for each local step."""
-        coins = (
-            randomness.bernoulli(self.sampling_probability, num_records) for _ in range(self.local_steps)
+    def sample(
+        self, num_records: int, randomness: Randomness, acceptance: NDArray[np.float32] | None = None
+    ) -> list[NDArray[np.int32]]:
+        """Returns one Poisson batch of row numbers for each local step.
+
+        With `acceptance` a, a record is drawn with probability `sampling_probability` * a. The cost at
+        `sampling_probability` still covers it: drawing at q a is drawing at q, and then dropping the
+        record with probability 1 - a, which is to send zero, a contribution within the clipping norm.
+        Given which records would be dropped, the step is a planned one; and a mixture over such coins,
+        tossed alike on both of two neighbouring data sets, diverges no more than its worst part:
+        hockey-stick divergences are jointly convex (Balle, Barthe, Gaboardi 2018, arXiv:1807.01647),
+        Renyi divergences quasi-convex (van Erven, Harremoes 2014, arXiv:1206.2459, Theorem 13).
+
+        Args:
+          num_records: the number of records to draw from.
+          randomness: the client's own generator.
+          acceptance: float32 (num_records,) in [0, 1]; each is a function of public values and of that
+            record alone.
+
+        Raises:
+          PrivacyError: if a record could be drawn more often than the cost is for.
+        """
+        return poisson_batches(
+            self.sampling_probability, self.local_steps, num_records, randomness, acceptance
         )
-        return [np.flatnonzero(coin).astype(np.int32) for coin in coins]
 
     def noise(self, num_parameters: int, randomness: Randomness) -> NDArray[np.float32]:
         """Returns noise of shape (local_steps, num_parameters)."""
         noise = randomness.normal(self.local_steps * num_parameters)
         noise *= np.float32(self.noise_multiplier * self.clipping_norm)
         return noise.reshape(self.local_steps, num_parameters)
+
+
+def poisson_batches(
+    probability: float,
+    num_batches: int,
+    num_records: int,
+    randomness: Randomness,
+    acceptance: NDArray[np.float32] | None = None,
+) -> list[NDArray[np.int32]]:
+    """Returns batches of row numbers, each record in each with `probability` times its acceptance.
+
+    Raises:
+      PrivacyError: an acceptance is not in [0, 1], or is missing for a record.
+    """
+    chances = np.ones(num_records, np.float32) if acceptance is None else acceptance
+    if chances.shape != (num_records,) or not ((chances >= 0) & (chances <= 1)).all():
+        raise PrivacyError(
+            "Expected an acceptance in [0, 1] for each record, found others: the cost is for no more."
+        )
+    levels = np.unique(chances).tolist()
+    batches = []
+    for _ in range(num_batches):
+        coins = np.zeros(num_records, dtype=np.bool_)
+        for level in levels:
+            rows = np.flatnonzero(chances == level)
+            coins[rows] = randomness.bernoulli(probability * level, len(rows))
+        batches.append(np.flatnonzero(coins).astype(np.int32))
+    return batches

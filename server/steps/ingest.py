@@ -26,9 +26,10 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
     cohort = ask_cohort(asker.clients, request, terms.training)
+    commitments = (each for reply in cohort.replies for each in _commitments(reply, terms.spans))
     found = Spans(
         schema_version=terms.data_schema.version,
-        commitments=tuple(commitment for reply in cohort.replies for commitment in _commitments(reply)),
+        commitments=tuple(commitments),
         code={reply.client: str(reply.values.get("code")) for reply in cohort.replies},
         refusals={refusal.client: refusal.reason for refusal in cohort.refusals},
     )
@@ -60,9 +61,9 @@ def _check_unchanged(begun: Spans, found: Spans) -> None:
         )
 
 
-def _commitments(reply: Reply) -> list[Commitment]:
+def _commitments(reply: Reply, wanted: tuple[str, ...]) -> list[Commitment]:
     try:
-        return [
+        commitments = [
             Commitment(client=reply.client, span=span["name"], hmac_sha256=span["commitment"])
             for span in reply.values["spans"]
         ]
@@ -70,3 +71,9 @@ def _commitments(reply: Reply) -> list[Commitment]:
         raise FederationError(
             f"Expected commitments from {reply.client}, found something else: is its fedpipe the same?"
         ) from error
+    if tuple(commitment.span for commitment in commitments) != wanted:
+        raise FederationError(
+            f"Expected a commitment from {reply.client} for each span of the run, found others: "
+            "is its fedpipe the same?"
+        )
+    return commitments

@@ -17,7 +17,7 @@ def preprocess(
 ) -> dict[str, Transform]:
     """Returns the Transform. Asks nobody when the schema declares all that it needs."""
     schema = asker.terms.data_schema
-    counted = statistics.label_counts
+    counted = statistics.split_counts()
     num_columns = len(profiled_columns(schema))
     request = Request(run_id=asker.run_id, step="preprocess")
     replies = asker.ask(request, among=counted) if num_columns else []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedpipe.data import Transform
+from fedpipe.data.balance import Balance
 from fedpipe.federation.rounds import Listener, run_rounds
 from fedpipe.federation.training_state import TrainingState
 from fedpipe.files import write_atomically
@@ -27,6 +30,7 @@ def train(
     spans: Spans,
     statistics: Statistics,
     transform: Transform,
+    balance: Balance,
     *,
     directory: Path,
     asker: Asker,
@@ -40,14 +44,14 @@ def train(
     terms = asker.terms
     definition = ModelDefinition.make(terms.model, transform, terms.data_schema.num_classes)
     initial = initial_weights(definition, seed)
-    ratio = noise_to_signal(terms.plan, statistics.train_sizes(), initial.size)
+    ratio = noise_to_signal(terms.plan, statistics.train_sizes(balance), initial.size)
     advice = noise_advice(ratio, terms.plan, initial.size)
     for note in (advice, strategy_note(terms.training)):
         if note:
             on_note(note)
     num_rounds = terms.training.num_rounds
     listener = Listener(on_round=lambda done: on_round(done, num_rounds), on_note=on_note)
-    state = _run(asker, statistics, transform, initial, directory, listener)
+    state = _run(asker, statistics, transform, balance, initial, directory, listener)
     write_atomically(directory / WEIGHTS, lambda stream: np.save(stream, state.result))
     model = Model(
         definition=definition,
@@ -55,7 +59,7 @@ def train(
         num_rounds=num_rounds,
         dropouts=_dropouts(state, spans),
         private=terms.plan.private,
-        rounds=tuple(_round_figures(state, asker, statistics, initial.size)),
+        rounds=tuple(_round_figures(state, asker, statistics, balance, initial.size)),
         noise_to_signal=ratio,
         noise_advice=advice,
     )
@@ -66,14 +70,15 @@ def _run(
     asker: Asker,
     statistics: Statistics,
     transform: Transform,
+    balance: Balance,
     initial: Vector,
     directory: Path,
     listener: Listener,
 ) -> TrainingState:
-    terms, sizes = asker.terms, statistics.train_sizes()
+    terms, sizes = asker.terms, statistics.train_sizes(balance)
     training = terms.training
-    least_size = SURE_DEVIATIONS * statistics.label_noise_stddev * terms.data_schema.num_classes**0.5
-    steps = choose_step_sizes(training, terms.plan, sizes, least_size=least_size)
+    size_noise = _size_noise(asker, statistics, balance)
+    steps = choose_step_sizes(training, terms.plan, sizes, least_size=SURE_DEVIATIONS * size_noise)
     return run_rounds(
         asker.clients,
         run_id=asker.run_id,
@@ -82,24 +87,34 @@ def _run(
         values={
             "transform": transform.model_dump(mode="json"),
             "proximal_mus": steps.proximal_mus,
+            **_balance_values(balance),
         },
         local_step_sizes=steps.local,
         sizes=sizes,
-        least_total=_least_total(asker, statistics),
+        least_total=_least_total(size_noise, len(sizes)),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
         listener=listener,
     )
 
 
-def _least_total(asker: Asker, statistics: Statistics) -> float:
-    return SURE_DEVIATIONS * statistics.total_noise_stddev(asker.terms.data_schema.num_classes)
+def _balance_values(balance: Balance) -> dict[str, Any]:
+    return {} if balance.answer == "none" else {"balance": balance.model_dump(mode="json")}
+
+
+def _size_noise(asker: Asker, statistics: Statistics, balance: Balance) -> float:
+    return statistics.size_noise_stddev(asker.terms.data_schema.num_classes, balance)
+
+
+def _least_total(size_noise: float, num_clients: int) -> float:
+    return SURE_DEVIATIONS * size_noise * math.sqrt(num_clients)
 
 
 def _round_figures(
-    state: TrainingState, asker: Asker, statistics: Statistics, num_parameters: int
+    state: TrainingState, asker: Asker, statistics: Statistics, balance: Balance, num_parameters: int
 ) -> Iterator[RoundFigures]:
-    sizes, least = statistics.train_sizes(), _least_total(asker, statistics)
+    sizes = statistics.train_sizes(balance)
+    least = _least_total(_size_noise(asker, statistics, balance), len(sizes))
     for record in state.history:
         total = max(sum(sizes[client] for client in record.answered), least, 1.0)
         yield RoundFigures(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from clients.division import Division
 from fedpipe.federation.terms import RunTerms
 
@@ -22,3 +24,43 @@ def test_key_share_and_missing_tokens_divide_records(make_terms: Callable[..., R
         missing_tokens=terms.data_schema.missing_tokens,
     )
     assert Division.of(terms) == expected
+
+
+@pytest.mark.parametrize("key", ["record_id", None])
+def test_everything_that_decides_a_span_is_part_of_the_division(
+    make_terms: Callable[..., RunTerms], key: str | None
+) -> None:
+    def division(**changes: object) -> Division:
+        time = {"column": "received", "window": "month", "formats": ["iso"], "aliases": ["date"], **changes}
+        schema = make_terms().data_schema.model_dump() | {"key": key, "time": time}
+        return Division.of(make_terms(data_schema=schema, spans=("2026-01",)))
+
+    first = division()
+    assert first.time is not None
+    assert first.time.names == ("received", "date")
+    assert first.missing_tokens  # a missing token is no date
+    others = [
+        division(column="sent"),
+        division(window="week"),
+        division(formats=["%m/%d/%Y"]),
+        division(aliases=["sent"]),
+    ]
+    assert len({other.model_dump_json() for other in (first, *others)}) == 5
+
+
+def test_the_aliases_of_a_date_that_is_a_feature_count(make_terms: Callable[..., RunTerms]) -> None:
+    schema = make_terms().data_schema.model_dump()
+    schema["columns"]["year"] = {"type": "numeric", "minimum": 2000, "maximum": 2030, "aliases": ["jahr"]}
+    schema["time"] = {"column": "year", "window": "year", "formats": ["%Y"]}
+    division = Division.of(make_terms(data_schema=schema, spans=("2026",)))
+    assert division.time is not None
+    assert division.time.names == ("year", "jahr")
+
+
+def test_a_window_of_a_run_is_no_part_of_the_division(make_terms: Callable[..., RunTerms]) -> None:
+    schema = make_terms().data_schema.model_dump() | {"time": {"column": "received"}}
+    divisions = {
+        Division.of(make_terms(data_schema=schema, spans=spans)).model_dump_json()
+        for spans in (("2026-01",), ("2026-01", "2026-02"))
+    }
+    assert len(divisions) == 1

@@ -142,3 +142,35 @@ def test_required_columns_are_features_label_and_key(make_schema: Build) -> None
 def test_schema_survives_json(make_schema: Build) -> None:
     schema = make_schema(key="record_id")
     assert Schema.model_validate_json(schema.model_dump_json()) == schema
+
+
+def test_a_time_column_is_kept_by_readers_and_is_no_feature(make_schema: Callable[..., Schema]) -> None:
+    schema = make_schema(time={"column": "received", "aliases": ["Date received"]})
+    assert schema.known()["received"] == ("Date received",)
+    assert "received" not in schema.columns
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"time": {"column": "disputed"}}, "different columns"),
+        ({"time": {"column": "received"}, "key": "received"}, "different columns"),
+        ({"time": {"column": "received", "window": "decade"}}, "window"),
+        ({"time": {"column": "received", "formats": ["%d %B %Y"]}}, "numeric directives"),
+        ({"time": {"column": "received", "formats": ["%Y"]}}, "tell the month"),
+        ({"time": {"column": "received", "formats": []}}, "formats"),
+        ({"time": {"column": "received", "aliases": ["age"]}}, "to mean one column"),
+        ({"time": {"column": "age", "aliases": ["years"]}}, "with its feature column"),
+    ],
+    ids=str,
+)
+def test_a_time_column_that_cannot_be_is_refused(
+    make_schema: Callable[..., Schema], changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValidationError, match=match):
+        make_schema(**changes)
+
+
+def test_a_feature_may_tell_the_time(make_schema: Callable[..., Schema]) -> None:
+    schema = make_schema(time={"column": "age"})
+    assert schema.known()["age"] == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,17 @@ def keyless(make_schema: Build) -> Schema:
 
 def shard_of(*rows: Record) -> Shard:
     frame = pd.DataFrame(list(rows), columns=[f"c{n}" for n in range(len(rows[0]))], dtype=str)
-    return Shard(frame=frame, labels=np.zeros(len(rows), np.int64), is_eval=np.zeros(len(rows), np.bool_))
+    return make_shard(frame, ["undated"] * len(rows))
+
+
+def make_shard(frame: pd.DataFrame, spans: list[str]) -> Shard:
+    size = len(frame)
+    return Shard(
+        frame=frame,
+        labels=np.zeros(size, np.int64),
+        is_eval=np.zeros(size, np.bool_),
+        spans=np.array(spans, dtype=np.str_),
+    )
 
 
 def test_every_labelled_record_trains_or_evaluates(tmp_path: Path, keyed: Schema) -> None:
@@ -197,9 +208,7 @@ def test_commitment_tells_records_apart(one: list[Record], other: list[Record]) 
 
 def test_commitment_covers_column_names() -> None:
     shard = shard_of(("a", "b"))
-    renamed = Shard(
-        frame=shard.frame.set_axis(["c0", "c2"], axis=1), labels=shard.labels, is_eval=shard.is_eval
-    )
+    renamed = replace(shard, frame=shard.frame.set_axis(["c0", "c2"], axis=1))
     assert commitment(shard, KEY) != commitment(renamed, KEY)
 
 
@@ -207,3 +216,81 @@ def test_commitment_under_another_key_differs() -> None:
     shard = shard_of(("a", "b"))
     assert commitment(shard, KEY) != commitment(shard, b"other" * 8)
     assert commitment(shard, KEY) == commitment(shard_of(("a", "b")), KEY)
+
+
+@pytest.fixture
+def dated(make_schema: Build) -> Schema:
+    return make_schema(key="record_id", time={"column": "received", "window": "month"})
+
+
+DATES = ("2026-01-31", "02/01/2026", "2026-02-28T23:59:59-11:00", "", "soon", "31/12/2026", "2026-3-1")
+
+
+def test_a_span_is_that_of_the_date_cell_alone(tmp_path: Path, dated: Schema) -> None:
+    records = [(*record, date) for record, date in zip(make_records(7), DATES, strict=True)]
+    names = (*NAMES, "Received")
+    shard = read(write_csv(tmp_path / "t.csv", records, names), dated)
+    expected = ["2026-01", "2026-02", "2026-02", "undated", "undated", "undated", "undated"]
+    assert shard.spans.tolist() == expected
+    alone = [read(write_csv(tmp_path / f"{n}.csv", [r], names), dated) for n, r in enumerate(records)]
+    assert [one.spans.tolist()[0] for one in alone] == expected
+    assert shard.labelled_train.spans.tolist() == [
+        span
+        for span, held, label in zip(expected, shard.is_eval, shard.labels, strict=True)
+        if not held and label >= 0
+    ]
+
+
+def test_a_span_survives_export_to_another_format(tmp_path: Path, dated: Schema) -> None:
+    dates = ["2026-01-31", "2026-02-01", "", "2025-12-31"] * 5
+    path = write_csv(
+        tmp_path / "t.csv",
+        [(*record, date) for record, date in zip(make_records(20), dates, strict=True)],
+        (*NAMES, "received"),
+    )
+    expected = read(path, dated).spans.tolist()
+    guessed = pd.read_csv(path, parse_dates=["received"])
+    guessed.to_parquet(tmp_path / "t.parquet")
+    guessed.assign(received=guessed["received"].dt.tz_localize("UTC")).to_parquet(tmp_path / "zone.parquet")
+    guessed.assign(received=guessed["received"].dt.date).to_parquet(tmp_path / "date.parquet")
+    guessed.to_json(tmp_path / "t.jsonl", orient="records", lines=True, date_format="iso")
+    guessed.to_csv(tmp_path / "t2.csv", date_format="%m/%d/%Y", index=False)
+    for export in ("t.parquet", "zone.parquet", "date.parquet", "t.jsonl", "t2.csv"):
+        assert read(tmp_path / export, dated).spans.tolist() == expected, export
+
+
+def test_without_a_time_column_all_records_are_undated(tmp_path: Path, keyed: Schema) -> None:
+    shard = read(write_csv(tmp_path / "t.csv", make_records(3)), keyed)
+    assert shard.spans.tolist() == ["undated"] * 3
+
+
+def test_a_missing_token_is_no_date(tmp_path: Path, make_schema: Build) -> None:
+    schema = make_schema(time={"column": "received"}, missing_tokens=["", "1900-01-01"])
+    records = [("1", "2", "CA", "x", "yes", date) for date in ("1900-01-01", "1900-01-02")]
+    shard = read(write_csv(tmp_path / "t.csv", records, (*NAMES, "received")), schema)
+    assert shard.spans.tolist() == ["undated", "1900-01"]
+
+
+def test_a_shard_within_spans_holds_no_other_records() -> None:
+    frame = pd.DataFrame({"c": ["a", "b", "c", "d"]})
+    shard = make_shard(frame, ["2026-01", "2026-02", "undated", "2026-01"])
+    assert shard.within(["2026-01"]).frame["c"].tolist() == ["a", "d"]
+    assert shard.within(["2026-01", "2025-01", "2026-02"]).frame["c"].tolist() == ["a", "b", "d"]
+    assert len(shard.within(["2027-01"]).labels) == 0
+
+
+def test_each_span_is_committed_to_alone() -> None:
+    frame = pd.DataFrame({"c": ["a", "b", "c"]})
+    before = make_shard(frame, ["2026-01", "2026-02", "2026-02"])
+    after = make_shard(frame.assign(c=["a", "b", "changed"]), ["2026-01", "2026-02", "2026-02"])
+    for span, same in (("2026-01", True), ("2026-02", False)):
+        assert (commitment(before, KEY, span=span) == commitment(after, KEY, span=span)) is same
+
+
+def test_an_empty_span_does_not_look_empty() -> None:
+    """No two spans share a commitment, with or without records, and none can be told without the key."""
+    shard = make_shard(pd.DataFrame({"c": ["a", "a"]}), ["2026-01", "2026-02"])
+    spans = ["2026-01", "2026-02", "2026-03", "2026-04"]
+    found = [commitment(shard, key, span=span) for key in (KEY, b"other" * 8) for span in spans]
+    assert len(set(found)) == len(found)
+    assert {len(each) for each in found} == {64}

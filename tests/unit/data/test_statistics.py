@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedpipe.data import Schema, Shard
 from fedpipe.data.statistics import HEALTH, column_health, label_counts
@@ -16,13 +17,57 @@ from fedpipe.data.statistics import HEALTH, column_health, label_counts
 FrameBuild = Callable[..., pd.DataFrame]
 
 
-def make_shard(frame: pd.DataFrame, labels: list[int], is_eval: list[bool]) -> Shard:
-    return Shard(frame=frame, labels=np.array(labels, np.int64), is_eval=np.array(is_eval, np.bool_))
+def make_shard(
+    frame: pd.DataFrame, labels: list[int], is_eval: list[bool], spans: list[str] | None = None
+) -> Shard:
+    return Shard(
+        frame=frame,
+        labels=np.array(labels, np.int64),
+        is_eval=np.array(is_eval, np.bool_),
+        spans=np.array(spans or ["undated"] * len(labels), np.str_),
+    )
 
 
 def test_labels_are_counted_by_split(make_schema: Callable[..., Schema]) -> None:
     shard = make_shard(pd.DataFrame(), [0, 1, 1, -1, 0, -1], [False, False, True, True, False, True])
-    assert label_counts(shard, make_schema()).tolist() == [[2, 1, 0], [0, 1, 2]]
+    assert label_counts(shard, make_schema()).tolist() == [[[2, 1, 0], [0, 1, 2]]]
+
+
+def test_labels_are_counted_by_span(make_schema: Callable[..., Schema]) -> None:
+    spans = ["2026-02", "2026-01", "2026-02", "2026-02", "undated", "2025-12"]
+    shard = make_shard(pd.DataFrame(), [0, 1, 1, -1, 0, 1], [False, False, True, False, False, True], spans)
+    counts = label_counts(shard, make_schema(), ["2026-01", "2026-02", "2026-03"])
+    assert counts.tolist() == [
+        [[0, 1, 0], [0, 0, 0]],
+        [[1, 0, 1], [0, 1, 0]],
+        [[0, 0, 0], [0, 0, 0]],
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-1, 1), st.booleans(), st.sampled_from(["2026-01", "2026-02", "undated"])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_a_record_more_changes_one_label_cell_by_one(records: list[tuple[int, bool, str]]) -> None:
+    """The array over all spans is one histogram: its sensitivity is 1, however many spans there are."""
+    schema = Schema.model_validate(
+        {
+            "label": {"name": "ill", "classes": {"no": [], "yes": []}},
+            "columns": {"x": {"type": "text"}},
+        }
+    )
+
+    def count(kept: list[tuple[int, bool, str]]) -> NDArray[np.int64]:
+        labels, is_eval, spans = ([record[place] for record in kept] for place in range(3))
+        return label_counts(
+            make_shard(pd.DataFrame(), labels, is_eval, spans), schema, ["2026-01", "2026-02"]
+        )
+
+    change = count(records) - count(records[:-1])
+    assert np.abs(change).sum() == (records[-1][2] != "undated")
 
 
 def test_health_by_hand(make_schema: Callable[..., Schema], make_frame: FrameBuild) -> None:

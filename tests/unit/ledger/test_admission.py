@@ -242,3 +242,15 @@ def test_spending_says_what_remains(desk: Desk) -> None:
     assert train.budget == pytest.approx(desk.policy.renyi_budget)
     assert train.remaining == pytest.approx(train.budget - cost(desk, "train"))
     assert train.num_releases == 1
+
+
+def test_records_that_would_fall_into_other_blocks_are_refused_and_nothing_changes(desk: Desk) -> None:
+    """A fresh block would be a fresh budget."""
+    desk.reserve("r1", division="by key, by month")
+    before = desk.contents()
+    with pytest.raises(LedgerError, match=r"by key, by month.*by year.*keep the first settings"):
+        desk.reserve("r2", division="by year")
+    assert desk.contents() == before
+    desk.reserve("r3", division="by key, by month")
+    bob = [Block(client="bob", span="undated", split=split) for split in ("train", "eval")]
+    desk.reserve("r4", client="bob", blocks=bob, division="by year")

@@ -60,7 +60,7 @@ def counts() -> Callable[..., Reply]:
     def make(
         client: str, train: list[int], held_out: list[int] | None = None, age: list[int] | None = None
     ) -> Reply:
-        labels = np.array([train, held_out or [1, 1, 0]], dtype=np.int64)
+        labels = np.array([[train, held_out or [1, 1, 0]]], dtype=np.int64)
         health = np.array([age or [sum(train), 0, 0, 0], [sum(train), 0, 0, 0]], dtype=np.int64)
         return Reply(client=client, arrays={"labels": labels, "columns": health})
 

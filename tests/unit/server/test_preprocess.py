@@ -21,7 +21,8 @@ SPANS = Spans(schema_version="1", commitments=(), code={}, refusals={})
 
 def statistics(**sizes: int) -> Statistics:
     return Statistics(
-        label_counts={name: [[size, 0, 0], [0, 0, 0]] for name, size in sizes.items()},
+        spans=("undated",),
+        label_counts={name: [[[size, 0, 0], [0, 0, 0]]] for name, size in sizes.items()},
         column_health={},
         label_noise_stddev=0.0,
         column_noise_stddev=0.0,

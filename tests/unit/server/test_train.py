@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedpipe.data import Transform
+from fedpipe.data.balance import Balance
 from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.training_state import CHECKPOINT
 from fedpipe.learning import TrainingSettings
@@ -71,7 +72,8 @@ def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def statistics(**sizes: int) -> Statistics:
     return Statistics(
-        label_counts={name: [[size, 0, 0], [0, 0, 0]] for name, size in sizes.items()},
+        spans=("undated",),
+        label_counts={name: [[[size, 0, 0], [0, 0, 0]]] for name, size in sizes.items()},
         column_health={},
         label_noise_stddev=0.0,
         column_noise_stddev=0.0,
@@ -84,7 +86,11 @@ def spans(*clients: str) -> Spans:
 
 
 def run(
-    make_asker: MakeAsker, tmp_path: Path, notes: list[str] | None = None, **training: Any
+    make_asker: MakeAsker,
+    tmp_path: Path,
+    balance: Balance | None = None,
+    notes: list[str] | None = None,
+    **training: Any,
 ) -> tuple[Model, Updating]:
     asker = make_asker({}, training=TrainingSettings.model_validate(TRAINING | training))
     clients = Updating()
@@ -93,6 +99,7 @@ def run(
         spans("a", "b"),
         statistics(a=6, b=2),
         TRANSFORM,
+        balance or Balance.even(("undated",), 2),
         directory=tmp_path,
         asker=asker,
         seed=0,
@@ -176,3 +183,16 @@ def test_who_leaves_and_comes_back_is_told(make_asker: MakeAsker, tmp_path: Path
         "Training goes on without b from round 2: it is not connected, or did not answer",
         "Back in round 3: b.",
     ]
+
+
+def test_without_an_alert_clients_are_told_of_no_weights(make_asker: MakeAsker, tmp_path: Path) -> None:
+    _, clients = run(make_asker, tmp_path)
+    assert all("balance" not in request.values for request in clients.requests)
+
+
+def test_sizes_count_records_as_heavily_as_training_does(make_asker: MakeAsker, tmp_path: Path) -> None:
+    balance = Balance(answer="reweight", spans=("undated",), weights=((0.5, 1.0),))
+    model, clients = run(make_asker, tmp_path, balance)
+    # As in the first test, with half the sizes: 2 + 2/3 becomes 4 + 4/3.
+    assert np.load(tmp_path / model.weights_file).tolist() == pytest.approx([-(4 + 4 / 3), 0.0])
+    assert all(request.values["balance"] == balance.model_dump(mode="json") for request in clients.requests)

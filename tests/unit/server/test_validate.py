@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from fedpipe.config import ValidateSettings
+from fedpipe.data.spans import newest_spans
 from fedpipe.errors import DataError, FederationError
 from fedpipe.federation import Refusal, Reply
+from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger.certificate import Commitment
 from server.artifacts import Anomalies, Spans, Statistics
 from server.steps.asking import Asker
@@ -44,7 +46,7 @@ def test_counts_are_kept_by_client_and_health_is_summed(
 ) -> None:
     answers = [counts("a", [60, 40, 1]), counts("b", [20, 30, -2], age=[40, 5, 3, 0])]
     statistics, anomalies = run(make_asker({"validate": answers}), tmp_path)
-    assert statistics.label_counts["b"] == [[20, 30, -2], [1, 1, 0]]
+    assert statistics.label_counts["b"] == [[[20, 30, -2], [1, 1, 0]]]
     assert statistics.column_health == {"age": [141, 5, 3, 0], "town": [149, 0, 0, 0]}
     assert statistics.class_counts("train") == [80, 70, -1]
     assert statistics.class_counts("eval") == [2, 2, 0]
@@ -146,3 +148,75 @@ def test_mostly_unlabelled_records_are_a_warning(
 ) -> None:
     _, anomalies = run(make_asker({"validate": [counts("a", [40, 30, 5000])]}), tmp_path, "a")
     assert _problems(anomalies) == [("ill", "warning")]
+
+
+@pytest.fixture
+def monthly(make_asker: MakeAsker, make_terms: Callable[..., RunTerms]) -> Callable[..., Asker]:
+    """Returns an asker of one client who counts [no, yes] of each of the months up to October."""
+
+    def make(*months: tuple[int, int]) -> Asker:
+        schema = make_terms().data_schema.model_dump() | {"time": {"column": "received"}}
+        labels = np.array([[[no, yes, 0], [0, 0, 0]] for no, yes in months], dtype=np.int64)
+        health = np.full((2, 4), [int(labels.sum()), 0, 0, 0], dtype=np.int64)
+        answer = Reply(client="a", arrays={"labels": labels, "columns": health})
+        return make_asker(
+            {"validate": [answer]}, data_schema=schema, spans=newest_spans("2026-10", len(months))
+        )
+
+    return make
+
+
+def check(asker: Asker, tmp_path: Path, reference: Statistics | None = None, **settings: Any) -> Any:
+    chosen = ValidateSettings.model_validate(settings)
+    return validate(spans("a"), directory=tmp_path, asker=asker, settings=chosen, reference=reference)
+
+
+def test_a_shift_of_labels_is_told_and_nothing_else_changes(
+    monthly: Callable[..., Asker], tmp_path: Path
+) -> None:
+    made = check(monthly((500, 500), (300, 700)), tmp_path, on_anomaly="stop")
+    [anomaly] = made["anomalies"].found
+    assert (anomaly.column, anomaly.severity) == ("ill", "warning")
+    assert anomaly.problem == "the share of 'no' went from about 50% in 2026-09 to about 30% in 2026-10"
+    assert made["balance"].answer == "none"
+    assert made["statistics"].spans == ("2026-09", "2026-10")
+
+
+def test_a_shift_of_labels_stops_the_run_if_the_policy_says_so(
+    monthly: Callable[..., Asker], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"went from about 50% in 2026-09.*Nothing was spent on training"):
+        check(monthly((500, 500), (300, 700)), tmp_path, on_label_shift="stop")
+    assert check(monthly((500, 500), (480, 520)), tmp_path, on_label_shift="stop")["anomalies"].found == ()
+
+
+@pytest.mark.parametrize("answer", ["reweight", "resample"])
+def test_training_answers_a_shift(monthly: Callable[..., Asker], tmp_path: Path, answer: str) -> None:
+    balance = check(monthly((500, 500), (300, 700)), tmp_path, on_label_shift=answer)["balance"]
+    assert balance.answer == answer
+    assert balance.weights[0] == pytest.approx((3 / 7, 1.0), abs=0.02)
+
+
+def test_an_earlier_run_is_compared_with(monthly: Callable[..., Asker], tmp_path: Path) -> None:
+    now = monthly((300, 700))
+    earlier = Statistics(
+        spans=("2026-08", "2026-09"),
+        label_counts={"a": [[[300, 700, 0], [0, 0, 0]], [[500, 500, 0], [0, 0, 0]]]},
+        column_health={},
+        label_noise_stddev=NOISE,
+        column_noise_stddev=NOISE,
+    )
+    assert check(now, tmp_path)["anomalies"].found == ()
+    [anomaly] = check(now, tmp_path, earlier)["anomalies"].found
+    assert "in 2026-09" in anomaly.problem
+
+
+def test_an_odd_client_is_a_notice_that_stops_nothing(
+    make_asker: MakeAsker, counts: Counts, tmp_path: Path
+) -> None:
+    alike = ("a", "b", "c", "d")
+    answers = [*(counts(name, [800, 200, 0]) for name in alike), counts("odd", [200, 800, 0])]
+    asker = make_asker({"validate": answers})
+    _, anomalies = run(asker, tmp_path, *alike, "odd", on_anomaly="stop", on_label_shift="stop")
+    assert [anomaly.severity for anomaly in anomalies.found] == ["notice"]
+    assert "at odd, and about" in anomalies.found[0].problem
