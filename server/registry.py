@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,20 +14,19 @@ from server.artifacts import ModelVersion
 
 def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> int:
     """Returns a number above all that were registered or pushed under `name`, lost ones included."""
-    readable = list(readable_versions(metadata, workspace))
-    num_recorded = len(metadata.artifacts_of_type("ModelVersion"))
-    # No name has had more versions than all names together.
-    lost = num_recorded if len(readable) < num_recorded else 0
+    records = metadata.artifacts_of_type("ModelVersion")
+    registered, lost = [], 0
+    for record in records:
+        try:
+            version = _read_version(workspace.root / record.uri)
+        except WorkspaceError:
+            lost = len(records)  # no name has had more versions than all names together
+            continue
+        if version.name == name:
+            registered.append(version.version)
     folder = workspace.models_dir / name
     pushed = [int(path.name) for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
-    return max([lost, *(version.version for version in readable if version.name == name), *pushed]) + 1
-
-
-def readable_versions(metadata: MetadataStore, workspace: Workspace) -> Iterator[ModelVersion]:
-    """Yields the registered versions, oldest first, without those whose files are gone or damaged."""
-    for record in metadata.artifacts_of_type("ModelVersion"):
-        with suppress(WorkspaceError):
-            yield _read_version(workspace.root / record.uri)
+    return max([lost, *registered, *pushed]) + 1
 
 
 def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelVersion]:
@@ -40,6 +38,17 @@ def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelV
     return [
         _read_version(workspace.root / record.uri) for record in metadata.artifacts_of_type("ModelVersion")
     ]
+
+
+def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) -> list[ModelVersion]:
+    """Returns the versions of `name` whose files are still there, each once, in order."""
+    found: dict[int, ModelVersion] = {}
+    for record in metadata.artifacts_of_type("ModelVersion"):
+        with suppress(WorkspaceError):  # of a run that somebody deleted
+            version = _read_version(workspace.root / record.uri)
+            if version.name == name:
+                found[version.version] = version
+    return [found[number] for number in sorted(found)]
 
 
 def _read_version(path: Path) -> ModelVersion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +93,8 @@ def read_outcome(workspace: Workspace, run_id: str, config: Config) -> Outcome:
 def _versions_until(
     version: ModelVersion, metadata: MetadataStore, workspace: Workspace
 ) -> Iterator[VersionEvidence]:
-    for each in readable_versions(metadata, workspace):
-        if each.name == version.name and each.version <= version.version:
+    for each in readable_versions(metadata, workspace, version.name):
+        if each.version <= version.version:
             yield VersionEvidence(
                 version=each.version,
                 created_at=each.created_at,
@@ -175,16 +174,16 @@ def _releases(outcome: Outcome) -> dict[str, int]:
 def _counts(outcome: Outcome) -> DataCounts:
     statistics = outcome.statistics
     return DataCounts(
-        label_counts=statistics.split_counts(),
+        label_counts=statistics.label_counts,
         column_health=statistics.column_health,
-        # A sum over the spans of the run.
-        label_noise_stddev=statistics.label_noise_stddev * math.sqrt(len(statistics.spans)),
+        label_noise_stddev=statistics.label_noise_stddev,
         column_noise_stddev=statistics.column_noise_stddev,
         findings=tuple(
             Finding(column=anomaly.column, problem=anomaly.problem, severity=anomaly.severity)
             for anomaly in outcome.anomalies.found
         ),
         refusals=outcome.spans.refusals,
+        spans=statistics.spans,
     )
 
 

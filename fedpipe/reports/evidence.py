@@ -31,10 +31,11 @@ class DataCounts:
       label_counts: by client, [train, eval] x [classes in order, unknown]; or one such table for each
         span, in order.
       column_health: by column, summed over clients, records by `fedpipe.data.statistics.HEALTH`.
-      label_noise_stddev: absolute, of each cell of one client's label counts.
+      label_noise_stddev: absolute, of each cell of one client's label counts, of one span.
       column_noise_stddev: absolute, of each cell of column_health.
       findings: what looked suspicious.
       refusals: by client that does not take part, its reason.
+      spans: their names, in the order of the counts.
     """
 
     label_counts: Mapping[str, list[Any]]
@@ -43,6 +44,7 @@ class DataCounts:
     column_noise_stddev: float
     findings: tuple[Finding, ...]
     refusals: Mapping[str, str]
+    spans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,7 +140,7 @@ def _data(evidence: RunEvidence) -> dict[str, Any]:
     counts, class_names = evidence.counts, evidence.schema.label.names
     num_cells = len(counts.label_counts) * spans.num_spans(counts)
     return {
-        "spans": spans.span_rows(counts, evidence.certificate),
+        "spans": spans.span_rows(counts),
         "classes": tables.class_rows(counts, class_names),
         "class_margin": wording.margin(counts.label_noise_stddev * math.sqrt(num_cells)),
         "clients": tables.client_table(counts, evidence.certificate, class_names),

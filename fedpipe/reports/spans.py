@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from fedpipe.learning.evaluation import Estimate
 from fedpipe.learning.slices import share_estimate
-from fedpipe.ledger.certificate import Certificate
 from fedpipe.reports.evidence import DataCounts
 
 Table = NDArray[np.int64]
@@ -50,7 +49,7 @@ def num_spans(counts: DataCounts) -> int:
     return max((len(span_tables(table)) for table in counts.label_counts.values()), default=1)
 
 
-def span_rows(counts: DataCounts, certificate: Certificate) -> tuple[SpanRow, ...]:
+def span_rows(counts: DataCounts) -> tuple[SpanRow, ...]:
     """Returns a row for every span, in order; none when there is one only, or no client answered."""
     tables = [span_tables(table) for table in counts.label_counts.values()]
     number = num_spans(counts)
@@ -59,7 +58,7 @@ def span_rows(counts: DataCounts, certificate: Certificate) -> tuple[SpanRow, ..
     summed = np.sum([np.pad(t, ((0, number - len(t)), (0, 0), (0, 0))) for t in tables], axis=0)
     by_class = summed.sum(axis=1)[:, :-1]  # (num_spans, num_classes), both splits
     variance = 2 * len(tables) * counts.label_noise_stddev**2
-    names = _names(certificate, number)
+    names = _names(counts, number)
     return tuple(_row(names[index], by_class, index, variance) for index in range(number))
 
 
@@ -84,7 +83,6 @@ def _share(classes: Table, variance: float, spans: int) -> Estimate:
     )
 
 
-def _names(certificate: Certificate, number: int) -> list[str]:
-    """Returns the spans' own names where the commitments give as many, else their numbers."""
-    names = sorted({commitment.span for commitment in certificate.commitments})
-    return names if len(names) == number else [f"span {index + 1}" for index in range(number)]
+def _names(counts: DataCounts, number: int) -> Sequence[str]:
+    known = len(counts.spans) == number
+    return counts.spans if known else [f"span {index + 1}" for index in range(number)]

@@ -77,7 +77,7 @@ def _run(
 ) -> TrainingState:
     terms, sizes = asker.terms, statistics.train_sizes(balance)
     training = terms.training
-    size_noise = statistics.size_noise_stddev(terms.data_schema.num_classes, balance)
+    size_noise = _size_noise(asker, statistics, balance)
     steps = choose_step_sizes(training, terms.plan, sizes, least_size=SURE_DEVIATIONS * size_noise)
     return run_rounds(
         asker.clients,
@@ -91,7 +91,7 @@ def _run(
         },
         local_step_sizes=steps.local,
         sizes=sizes,
-        least_total=_least_total(asker, statistics, balance),
+        least_total=_least_total(size_noise, len(sizes)),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
         listener=listener,
@@ -102,15 +102,19 @@ def _balance_values(balance: Balance) -> dict[str, Any]:
     return {} if balance.answer == "none" else {"balance": balance.model_dump(mode="json")}
 
 
-def _least_total(asker: Asker, statistics: Statistics, balance: Balance) -> float:
-    size_noise = statistics.size_noise_stddev(asker.terms.data_schema.num_classes, balance)
-    return SURE_DEVIATIONS * size_noise * math.sqrt(len(statistics.label_counts))
+def _size_noise(asker: Asker, statistics: Statistics, balance: Balance) -> float:
+    return statistics.size_noise_stddev(asker.terms.data_schema.num_classes, balance)
+
+
+def _least_total(size_noise: float, num_clients: int) -> float:
+    return SURE_DEVIATIONS * size_noise * math.sqrt(num_clients)
 
 
 def _round_figures(
     state: TrainingState, asker: Asker, statistics: Statistics, balance: Balance, num_parameters: int
 ) -> Iterator[RoundFigures]:
-    sizes, least = statistics.train_sizes(balance), _least_total(asker, statistics, balance)
+    sizes = statistics.train_sizes(balance)
+    least = _least_total(_size_noise(asker, statistics, balance), len(sizes))
     for record in state.history:
         total = max(sum(sizes[client] for client in record.answered), least, 1.0)
         yield RoundFigures(

@@ -15,7 +15,7 @@ from fedpipe.pipeline.records import ArtifactFile
 from server.artifacts import ModelVersion
 from server.paper_trail import find_model, list_models, list_runs, show_model, show_run
 from server.predictions import predict_file
-from server.registry import model_versions, next_version
+from server.registry import model_versions, next_version, readable_versions
 
 KEY = Fingerprint(parts={})
 NOW = datetime(2024, 1, 2, tzinfo=timezone.utc)
@@ -82,6 +82,16 @@ def test_a_version_whose_file_is_gone_or_damaged_is_an_error(
     path.unlink()
     with pytest.raises(WorkspaceError, match="no file"):
         model_versions(metadata, workspace)
+
+
+def test_a_comparison_leaves_out_what_is_gone(
+    workspace: Workspace, metadata: MetadataStore, register: Callable[..., Path]
+) -> None:
+    register(1).unlink()
+    register(7, name="other")
+    register(3)
+    register(2)
+    assert [each.version for each in readable_versions(metadata, workspace, "illness")] == [2, 3]
 
 
 def test_a_name_means_the_newest_version(workspace: Workspace, register: Callable[..., Path]) -> None:
