@@ -34,8 +34,8 @@ def claim(message: Message, context: Context) -> Message:
     return _answer(handlers.claim, message, context)
 
 
-@app.query("validate")
-def validate(message: Message, context: Context) -> Message:
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
     """Counts labels and column health."""
     return _answer(handlers.release, message, context)
 

@@ -75,7 +75,7 @@ def finish(node: Node, request: Request) -> Reply:
     return Reply(client=node.name, values={"closed": known})
 
 
-def validate(node: Node, request: Request, terms: RunTerms) -> Reply:
+def statistics(node: Node, request: Request, terms: RunTerms) -> Reply:
     """Counts labels by span and split, and records by the health of every column."""
     shard = node.shard(terms)
     randomness = node.randomness(terms.plan, request)
@@ -200,7 +200,7 @@ def _slice_histograms(
 
 Release = Callable[[Node, Request, RunTerms], Reply]
 RELEASES: dict[str, Release] = {
-    "validate": validate,
+    "statistics": statistics,
     "preprocess": preprocess,
     "train": train,
     "analyze": analyze,

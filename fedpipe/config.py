@@ -73,7 +73,7 @@ class ValidateSettings(_Strict):
     min_records: float = Field(
         20.0, ge=0, description="Least (noisy) number of labelled training records in all."
     )
-    on_anomaly: Literal["warn", "stop"] = Field(
+    on_anomaly: Literal["warn", "stop", "ignore"] = Field(
         "warn", description="What a suspicious column does to the run."
     )
     max_label_shift: float = Field(
@@ -89,7 +89,7 @@ class ValidateSettings(_Strict):
         le=1,
         description="A class's share may differ so much between a client and all others before it is noted.",
     )
-    on_label_shift: Literal["warn", "stop", "reweight", "resample"] = Field(
+    on_label_shift: Literal["warn", "stop", "ignore", "reweight", "resample"] = Field(
         "warn",
         description="The answer to an alert. reweight: training weighs records by span and class; resample: "
         "it draws them less often instead.",
@@ -220,7 +220,7 @@ class Config(_Strict):
                 "Expected spans.names, found none: a simulation takes them from its data, a coordinator from "
                 "the clock."
             )
-        return self.spans.names
+        return tuple(sorted(self.spans.names))
 
 
 def config_names() -> list[str]:

@@ -18,7 +18,7 @@ from fedpipe.federation.terms import RunTerms
 from fedpipe.files import write_text
 
 CLAIM = "claim.json"
-CHARGED = ("validate", "preprocess", "train", "analyze")
+CHARGED = ("statistics", "preprocess", "train", "analyze")
 """The steps that ask for charged releases, in the order of the cycle."""
 
 

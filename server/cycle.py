@@ -19,6 +19,7 @@ from fedpipe.learning.builders import builder_digest
 from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
 from fedpipe.pipeline.artifacts import are_payloads_intact
 from server import artifacts
+from server.history import statistics_before
 from server.registry import next_version
 from server.steps.analyze import analyze
 from server.steps.asking import Asker
@@ -26,6 +27,7 @@ from server.steps.deploy import deploy
 from server.steps.ingest import ingest
 from server.steps.preprocess import preprocess
 from server.steps.register import register
+from server.steps.statistics import gather_statistics
 from server.steps.train import train
 from server.steps.validate import validate
 
@@ -79,6 +81,7 @@ def make_pipeline(around: Surroundings) -> Pipeline:
 
 def _data_steps(around: Surroundings) -> list[Step]:
     asker, validation = around.asker, around.config.validation
+    reference = statistics_before(asker.terms, around.metadata, around.workspace, pipeline=around.config.name)
     return [
         Step(
             name="ingest",
@@ -89,17 +92,24 @@ def _data_steps(around: Surroundings) -> list[Step]:
             cacheable=False,
         ),
         Step(
-            name="validate",
-            function=partial(validate, asker=asker, settings=validation),
+            name="statistics",
+            function=partial(gather_statistics, asker=asker),
             inputs=("spans",),
-            outputs={
-                "statistics": artifacts.Statistics,
-                "anomalies": artifacts.Anomalies,
-                "balance": Balance,
-            },
+            outputs={"statistics": artifacts.Statistics},
+            settings=around.reading() | around.release("statistics"),
+        ),
+        Step(
+            name="validate",
+            function=partial(
+                validate, schema=asker.terms.data_schema, settings=validation, reference=reference
+            ),
+            inputs=("statistics",),
+            outputs={"anomalies": artifacts.Anomalies, "balance": Balance},
             settings=around.reading()
-            | around.release("validate")
-            | {"validation": validation.model_dump(mode="json")},
+            | {
+                "validation": validation.model_dump(mode="json"),
+                "reference": reference.model_dump(mode="json") if reference else None,
+            },
         ),
         Step(
             name="preprocess",

@@ -207,7 +207,11 @@ def _warnings(outcome: Outcome, owners_log: Path) -> Iterator[str]:
         yield "By its private estimate, the model is not distinguishable from chance."
     if outcome.model.noise_advice:
         yield outcome.model.noise_advice
-    yield from (f"Column {anomaly.column}: {anomaly.problem}." for anomaly in outcome.anomalies.found)
+    yield from (
+        f"Column {anomaly.column}: {anomaly.problem}."
+        for anomaly in outcome.anomalies.found
+        if anomaly.severity != "notice"
+    )
     yield from (f"{client} does not take part: {reason}" for client, reason in refusals.items())
     if refusals and owners_log.exists():
         yield f"What the simulated clients logged: {owners_log}"

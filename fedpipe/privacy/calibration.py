@@ -39,9 +39,7 @@ class Shares(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    validate_: float = Field(
-        0.06, gt=0, lt=1, alias="validate", description="Counts of labels and column health."
-    )
+    statistics: float = Field(default=0.06, gt=0, lt=1, description="Counts of labels and column health.")
     preprocess: float = Field(default=0.06, gt=0, lt=1, description="Counts of values.")
     analyze: float = Field(
         default=0.10, gt=0, lt=1, description="Evaluation, where it shares its records' block."
@@ -52,7 +50,7 @@ class Shares(BaseModel):
 
     def check(self) -> None:
         """Raises PrivacyError when nothing is left for training."""
-        total = self.validate_ + self.preprocess + self.analyze
+        total = self.statistics + self.preprocess + self.analyze
         if total >= 1:
             raise PrivacyError(
                 f"Expected privacy.shares to leave a part for training, found a sum of {total:g}: "
@@ -132,10 +130,10 @@ def _count_queries(
     demand: Demand, mu_squared: float, shares: Shares, both: tuple[Split, ...], train: tuple[Split, ...]
 ) -> dict[str, Query]:
     # Labels weigh as much as all columns together: they also give the sizes that sums are divided by.
-    half = shares.validate_ * mu_squared / 2
+    half = shares.statistics * mu_squared / 2
     queries = {
-        "labels": _query("validate", both, demand.label_histograms, half),
-        "columns": _query("validate", both, demand.column_histograms, half),
+        "labels": _query("statistics", both, demand.label_histograms, half),
+        "columns": _query("statistics", both, demand.column_histograms, half),
     }
     if demand.feature_histograms:
         queries["features"] = _query(
@@ -193,7 +191,7 @@ def _calibrated_evaluation(
     def events(inverse_mu: float) -> list[DpEvent]:
         return [*spent, *(query.events for query in made(1 / inverse_mu).values())]
 
-    remaining = (1 - shares.validate_) * gaussian_mu(epsilon_target, delta) ** 2
+    remaining = (1 - shares.statistics) * gaussian_mu(epsilon_target, delta) ** 2
     inverse_mu = _least_noise(events, epsilon_target, delta, guess=1 / math.sqrt(remaining))
     return made(1 / inverse_mu)
 

@@ -19,8 +19,8 @@ Split = Literal["train", "eval", "all"]
 # What clients do for each query: the step that answers it, with which mechanism, from which records. A plan
 # that arrives must say the same, or a step would read records that pay for another one, or pay for nothing.
 _PLACES: dict[str, tuple[str, type[NoisyHistograms] | type[DpSgd], tuple[Split, ...]]] = {
-    "labels": ("validate", NoisyHistograms, ("train", "eval")),
-    "columns": ("validate", NoisyHistograms, ("train", "eval")),
+    "labels": ("statistics", NoisyHistograms, ("train", "eval")),
+    "columns": ("statistics", NoisyHistograms, ("train", "eval")),
     "features": ("preprocess", NoisyHistograms, ("train",)),
     "training": ("train", DpSgd, ("train",)),
     "evaluation": ("analyze", NoisyHistograms, ("eval",)),

@@ -1,4 +1,4 @@
-"""Validate: noisy counts of labels and column health, what is suspicious about them, and the answer."""
+"""Validate: what is suspicious about the noisy counts, and the answer. It asks nobody and costs nothing."""
 
 from __future__ import annotations
 
@@ -9,69 +9,47 @@ import numpy as np
 from pydantic import BaseModel
 
 from fedpipe.config import ValidateSettings
+from fedpipe.data import Schema
 from fedpipe.data.statistics import HEALTH
 from fedpipe.errors import DataError
-from fedpipe.federation import Request
-from fedpipe.federation.messages import array_of, sum_arrays
-from server.artifacts import Anomalies, Anomaly, Spans, Statistics
-from server.steps.asking import Asker
+from server.artifacts import Anomalies, Anomaly, Statistics
 from server.steps.label_shift import Shift, client_shifts, make_balance, span_shifts
 
 DEVIATIONS = 3.0  # how far beyond a threshold a noisy count must lie to be called suspicious
 
 
 def validate(
-    spans: Spans,
+    statistics: Statistics,
     *,
     directory: Path,
-    asker: Asker,
+    schema: Schema,
     settings: ValidateSettings,
     reference: Statistics | None = None,
 ) -> dict[str, BaseModel]:
-    """Returns Statistics, Anomalies and Balance.
+    """Returns Anomalies and Balance, from released counts alone: nobody is asked.
 
     Args:
-      spans: who takes part.
+      statistics: of this run.
       directory: unused: there are no payloads.
-      asker: the way to the clients.
+      schema: of the records.
       settings: what is suspicious, and what to do about it.
       reference: Statistics of an earlier run, to compare this run's first span with the one before it.
 
     Raises:
       DataError: the data cannot train a model, or is suspicious and the policy is to stop.
     """
-    statistics = _count(spans, asker)
-    anomalies = [*_find(statistics, asker, settings)]
+    anomalies = [*_find(statistics, schema, settings)]
     shifts = span_shifts(statistics, settings, reference)
-    alerts = [*_shift_anomalies(shifts, asker)]
+    alerts = [*_shift_anomalies(shifts, schema)]
     _gate(anomalies, alerts, settings)
-    notices = _client_anomalies(client_shifts(statistics, settings), asker)
-    balance = make_balance(
-        statistics, shifts, settings, num_classes=asker.terms.data_schema.num_classes, reference=reference
-    )
-    return {
-        "statistics": statistics,
-        "anomalies": Anomalies(found=(*anomalies, *alerts, *notices)),
-        "balance": balance,
-    }
+    notices = _client_anomalies(client_shifts(statistics, settings), schema)
+    found = _ranked(anomalies, settings.on_anomaly), _ranked(alerts, settings.on_label_shift)
+    balance = make_balance(statistics, shifts, settings, num_classes=schema.num_classes, reference=reference)
+    return {"anomalies": Anomalies(found=(*found[0], *found[1], *notices)), "balance": balance}
 
 
-def _count(spans: Spans, asker: Asker) -> Statistics:
-    replies = asker.ask(Request(run_id=asker.run_id, step="validate"), among=spans.clients)
-    schema, run_spans = asker.terms.data_schema, asker.terms.spans
-    labels_shape = (len(run_spans), 2, schema.num_classes + 1)
-    health = sum_arrays(replies, "columns", (len(schema.columns), len(HEALTH)))
-    return Statistics(
-        spans=run_spans,
-        label_counts={reply.client: array_of(reply, "labels", labels_shape).tolist() for reply in replies},
-        column_health={name: row.tolist() for name, row in zip(schema.columns, health, strict=True)},
-        label_noise_stddev=asker.noise_stddev("labels"),
-        column_noise_stddev=asker.noise_stddev("columns") * len(replies) ** 0.5,
-    )
-
-
-def _find(statistics: Statistics, asker: Asker, settings: ValidateSettings) -> Iterator[Anomaly]:
-    yield from _label_anomalies(statistics, asker, settings)
+def _find(statistics: Statistics, schema: Schema, settings: ValidateSettings) -> Iterator[Anomaly]:
+    yield from _label_anomalies(statistics, schema, settings)
     for name, counts in statistics.column_health.items():
         unusable = counts[HEALTH.index("missing")] + counts[HEALTH.index("malformed")]
         total = max(float(sum(counts)), 1.0)
@@ -84,8 +62,8 @@ def _find(statistics: Statistics, asker: Asker, settings: ValidateSettings) -> I
             )
 
 
-def _label_anomalies(statistics: Statistics, asker: Asker, settings: ValidateSettings) -> Iterator[Anomaly]:
-    label = asker.terms.data_schema.label
+def _label_anomalies(statistics: Statistics, schema: Schema, settings: ValidateSettings) -> Iterator[Anomaly]:
+    label = schema.label
     *classes, unknown = statistics.class_counts("train")
     slack = DEVIATIONS * statistics.total_noise_stddev(1)
     labelled, total = sum(classes), max(float(sum(classes) + unknown), 1.0)
@@ -110,8 +88,8 @@ def _label_anomalies(statistics: Statistics, asker: Asker, settings: ValidateSet
         )
 
 
-def _shift_anomalies(shifts: Sequence[Shift], asker: Asker) -> Iterator[Anomaly]:
-    label = asker.terms.data_schema.label
+def _shift_anomalies(shifts: Sequence[Shift], schema: Schema) -> Iterator[Anomaly]:
+    label = schema.label
     for shift in shifts:
         before, after = _percent(shift.share_before), _percent(shift.share_after)
         yield Anomaly(
@@ -122,8 +100,8 @@ def _shift_anomalies(shifts: Sequence[Shift], asker: Asker) -> Iterator[Anomaly]
         )
 
 
-def _client_anomalies(shifts: Sequence[Shift], asker: Asker) -> Iterator[Anomaly]:
-    label = asker.terms.data_schema.label
+def _client_anomalies(shifts: Sequence[Shift], schema: Schema) -> Iterator[Anomaly]:
+    label = schema.label
     for shift in shifts:
         yield Anomaly(
             column=label.name,
@@ -131,6 +109,12 @@ def _client_anomalies(shifts: Sequence[Shift], asker: Asker) -> Iterator[Anomaly
             f"{shift.later}, and about {_percent(shift.share_before)} at all other clients together",
             severity="notice",
         )
+
+
+def _ranked(anomalies: Sequence[Anomaly], policy: str) -> list[Anomaly]:
+    """Returns `anomalies` as the policy ranks them: what is ignored is noted down, and troubles nobody."""
+    rank = {"severity": "notice"} if policy == "ignore" else {}
+    return [anomaly.model_copy(update=rank) for anomaly in anomalies]
 
 
 def _percent(share: float) -> str:

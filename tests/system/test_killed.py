@@ -22,7 +22,17 @@ SETTINGS = (
     "--set=training.num_rounds=12",
     "--set=privacy.randomness=seeded",
 )
-BOUNDARIES = ("ingest", "validate", "preprocess", "checkpoint", "train", "analyze", "register", "deploy")
+BOUNDARIES = (
+    "ingest",
+    "statistics",
+    "validate",
+    "preprocess",
+    "checkpoint",
+    "train",
+    "analyze",
+    "register",
+    "deploy",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +111,7 @@ def test_the_ledger_never_undercounts_and_in_the_end_agrees(fates: Fates) -> Non
             releases.append(
                 {step: cost.num_releases for step, cost in ledger.costs(summary["run_id"]).items()}
             )
-    assert releases[0] == releases[1] == {"validate": 2, "preprocess": 2, "train": 24, "analyze": 2}
+    assert releases[0] == releases[1] == {"statistics": 2, "preprocess": 2, "train": 24, "analyze": 2}
 
 
 def test_no_execution_is_left_running(fates: Fates) -> None:
@@ -110,7 +120,7 @@ def test_no_execution_is_left_running(fates: Fates) -> None:
     )
     assert {execution.state for execution in executions} <= {"COMPLETE", "FAILED"}
     assert [e.step for e in executions if e.state == "COMPLETE" and e.step != "ingest"] == [
-        *("validate", "preprocess", "train", "analyze", "register", "deploy")
+        *("statistics", "validate", "preprocess", "train", "analyze", "register", "deploy")
     ]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 NUM_CLIENTS, NUM_ROUNDS = 3, 60
 NUM_RELEASES = NUM_CLIENTS * (NUM_ROUNDS + 3)  # validate, preprocess, analyze
-STEPS = ["ingest", "validate", "preprocess", "train", "analyze", "register", "deploy"]
+STEPS = ["ingest", "statistics", "validate", "preprocess", "train", "analyze", "register", "deploy"]
 METRICS = {"auc", "average_precision", "log_loss", "brier", "accuracy", "majority_accuracy"}
 SETTINGS = ("--set", f"federation.num_clients={NUM_CLIENTS}", "--set", f"training.num_rounds={NUM_ROUNDS}")
 

@@ -45,8 +45,8 @@ def plan_data() -> dict[str, Any]:
         "keyed": True,
         "randomness": "seeded",
         "queries": {
-            "labels": query("validate", both, 1),
-            "columns": query("validate", both, 2),
+            "labels": query("statistics", both, 1),
+            "columns": query("statistics", both, 2),
             "features": query("preprocess", both[:1], 2),
             "training": {"step": "train", "splits": both[:1], "mechanism": training},
             "evaluation": query("analyze", both[-1:], 1),

@@ -14,7 +14,7 @@ from clients.policy import NodePolicy
 from fedpipe.federation import Request
 from fedpipe.federation.terms import RunTerms
 
-STEPS = ("validate", "preprocess", "train", "analyze")
+STEPS = ("statistics", "preprocess", "train", "analyze")
 HEADER = "record_id,age,town,ill"
 RECORDS = [f"r{n},{20 + n},{'ulm' if n % 2 else 'trier'},{'y' if n % 3 else 'n'}" for n in range(12)]
 

@@ -56,7 +56,7 @@ def test_a_run_is_accepted_and_answered(
 ) -> None:
     node = make_node()
     assert isinstance(ask(node, offer(make_terms())), Reply)
-    answer = ask(node, Request(run_id="run-1", step="validate"))
+    answer = ask(node, Request(run_id="run-1", step="statistics"))
     assert isinstance(answer, Reply)
     assert sorted(answer.arrays) == ["columns", "labels"]
     assert isinstance(ask(node, Request(run_id="run-1", step="finish")), Reply)
@@ -119,7 +119,7 @@ def test_the_text_of_an_error_about_records_does_not_leave(
     make_node: Callable[..., Node], failing: Callable[[Exception], None], error: Exception
 ) -> None:
     failing(error)
-    answer = ask(make_node(), Request(run_id="run-1", step="validate"))
+    answer = ask(make_node(), Request(run_id="run-1", step="statistics"))
     assert isinstance(answer, Refusal)
     assert SECRET not in answer.reason
     assert type(error).__name__ not in answer.reason
@@ -133,7 +133,7 @@ def test_a_refused_budget_says_what_is_missing(
     failing: Callable[[Exception], None],
 ) -> None:
     failing(BudgetError("Requested: 2, remaining: 1, difference: 1."))
-    answer = ask(make_node(), Request(run_id="run-1", step="validate"))
+    answer = ask(make_node(), Request(run_id="run-1", step="statistics"))
     assert answer == Refusal(
         client="client-1", reason="Requested: 2, remaining: 1, difference: 1.", kind="BudgetError"
     )
@@ -159,7 +159,7 @@ def test_a_damaged_ledger_is_a_refusal_without_its_path(
 
 
 def test_a_node_that_is_set_up_wrongly_refuses(make_node: Callable[..., Node]) -> None:
-    answer = ask(make_node(), Request(run_id="run-1", step="validate"), policy="{}}")
+    answer = ask(make_node(), Request(run_id="run-1", step="statistics"), policy="{}}")
     assert answer == Refusal(
         client="client-1",
         reason="Expected the node's policy as JSON, found something else.",
@@ -174,7 +174,7 @@ def test_a_refusal_is_logged_nowhere_but_at_the_owner(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     failing(ValueError(SECRET))
-    ask(make_node(), Request(run_id="run-1", step="validate"))
+    ask(make_node(), Request(run_id="run-1", step="statistics"))
     others = [record for record in caplog.records if not record.name.startswith("clients")]
     assert not any(SECRET in record.getMessage() + str(record.exc_info) for record in others)
 

@@ -177,12 +177,12 @@ def test_only_the_claimed_steps_are_reserved_and_answered(
     with pytest.raises(BudgetError, match="all planned releases"):
         handlers.release(node, train_request())
     with pytest.raises(BudgetError, match="all planned releases"):
-        handlers.release(node, Request(run_id="run-1", step="validate"))
+        handlers.release(node, Request(run_id="run-1", step="statistics"))
     with pytest.raises(LedgerError, match="blocks and steps"):
         handlers.claim(node, offer(make_terms()))
 
 
-@pytest.mark.parametrize("step", ["validate", "preprocess", "train", "analyze"])
+@pytest.mark.parametrize("step", ["statistics", "preprocess", "train", "analyze"])
 def test_a_step_before_its_claim_is_refused(make_node: MakeNode, step: str) -> None:
     with pytest.raises(LedgerError, match="the claim comes first"):
         handlers.release(make_node(), Request(run_id="run-1", step=step))
@@ -190,7 +190,7 @@ def test_a_step_before_its_claim_is_refused(make_node: MakeNode, step: str) -> N
 
 @pytest.mark.parametrize("step", ["ingest", "finish", "read_everything", ""])
 def test_only_planned_steps_are_released(accepted: Node, step: str) -> None:
-    with pytest.raises(FederationError, match="validate, preprocess, train, analyze"):
+    with pytest.raises(FederationError, match="statistics, preprocess, train, analyze"):
         handlers.release(accepted, Request(run_id="run-1", step=step))
 
 
@@ -240,7 +240,7 @@ def test_a_plan_that_leaves_a_query_uncharged_is_refused(
 
     def run() -> None:
         handlers.claim(node, request)
-        handlers.release(node, Request(run_id="run-1", step="validate"))
+        handlers.release(node, Request(run_id="run-1", step="statistics"))
         handlers.release(node, train_request())
 
     with pytest.raises((FederationError, LedgerError, PrivacyError, BudgetError)):
@@ -251,7 +251,7 @@ def test_a_query_without_a_mechanism_is_never_answered(accepted: Node, make_term
     """Even if such a plan were ever accepted."""
     terms = make_terms()
     bare = terms.model_copy(update={"plan": terms.plan.model_copy(update={"queries": {}})})
-    for step in ("validate", "preprocess", "train"):
+    for step in ("statistics", "preprocess", "train"):
         with pytest.raises(PrivacyError, match="charges"):
             handlers.RELEASES[step](accepted, train_request(step=step), bare)
 
@@ -312,7 +312,7 @@ def test_no_more_rounds_are_answered_than_planned(accepted: Node, trained: FakeK
     assert num_releases(accepted) == 3
 
 
-@pytest.mark.parametrize("step", ["validate", "preprocess"])
+@pytest.mark.parametrize("step", ["statistics", "preprocess"])
 def test_a_counting_step_is_answered_once(accepted: Node, step: str) -> None:
     request = Request(run_id="run-1", step=step)
     first = handlers.release(accepted, request)
@@ -365,7 +365,7 @@ def test_what_was_released_stays_spent_after_finishing(
 ) -> None:
     node = make_node(lifetime_runs=1)
     handlers.claim(node, offer(make_terms(), "run-1"))
-    handlers.release(node, Request(run_id="run-1", step="validate"))
+    handlers.release(node, Request(run_id="run-1", step="statistics"))
     handlers.finish(node, Request(run_id="run-1", step="finish"))
     with pytest.raises(BudgetError):
         handlers.claim(node, offer(make_terms(), "run-2"))
@@ -392,7 +392,7 @@ def test_a_run_without_privacy_is_exact_and_leaves_budgets_alone(
 ) -> None:
     node = make_node(allow_not_private=True, lifetime_runs=1)
     handlers.claim(node, offer(make_terms(plan=NOT_PRIVATE), "run-1"))
-    counts = handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"]
+    counts = handlers.release(node, Request(run_id="run-1", step="statistics")).arrays["labels"]
     assert counts.sum() == 12
     handlers.release(node, train_request())
     assert (trained.tasks[0].noise == 0).all()
@@ -412,7 +412,7 @@ def _released(node: Node, step: str, monkeypatch: pytest.MonkeyPatch) -> Reply:
     return handlers.release(node, request)
 
 
-@pytest.mark.parametrize("step", ["validate", "preprocess", "analyze"])
+@pytest.mark.parametrize("step", ["statistics", "preprocess", "analyze"])
 @pytest.mark.parametrize("num_records", [0, 1, 12])
 def test_every_count_that_leaves_is_an_integer_with_noise(
     make_node: MakeNode,
@@ -435,7 +435,7 @@ def test_every_count_that_leaves_is_an_integer_with_noise(
     assert reply.values == {}
 
 
-@pytest.mark.parametrize("step", ["validate", "preprocess", "analyze"])
+@pytest.mark.parametrize("step", ["statistics", "preprocess", "analyze"])
 def test_shapes_do_not_depend_on_the_records(
     make_node: MakeNode,
     make_terms: MakeTerms,
@@ -522,7 +522,7 @@ def test_unequal_clients_answer_from_their_own_records(
         plan["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
         handlers.claim(node, offer(make_terms(plan=plan)))
         totals.append(
-            int(handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"].sum())
+            int(handlers.release(node, Request(run_id="run-1", step="statistics")).arrays["labels"].sum())
         )
     assert totals == [1, 12]
     with Ledger(nodes[0].ledger_path) as ledger:
@@ -539,7 +539,7 @@ def test_owners_who_share_a_ledger_have_budgets_of_their_own(
     second = replace(first, account="lungs.client-1")
     for node in (first, second):
         assert handlers.claim(node, offer(make_terms())).client == "client-1"
-        handlers.release(node, Request(run_id="run-1", step="validate"))
+        handlers.release(node, Request(run_id="run-1", step="statistics"))
     with Ledger(first.ledger_path) as ledger:
         assert {spending.block.client for spending in ledger.spending()} == {
             "hearts.client-1",

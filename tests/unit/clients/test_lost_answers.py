@@ -33,7 +33,7 @@ class LosingGrid(InProcessGrid):
         messages = list(messages)
         identities = list(super().push_messages(messages))
         for message, identity in zip(messages, identities, strict=True):
-            if message.metadata.message_type.endswith("validate") and self.losses > len(self.lost):
+            if message.metadata.message_type.endswith("statistics") and self.losses > len(self.lost):
                 self.lost.append(self._replies.pop(identity))
         return identities
 
@@ -63,7 +63,7 @@ def test_a_lost_answer_comes_again_at_no_charge(grid: LosingGrid, make_node: Cal
     settings = TrainingSettings.model_validate({"round_timeout_seconds": 3, "min_cohort": 3})
     cohort = ask_cohort(
         FlowerClients(grid, poll_seconds=0.001),
-        Request(run_id="run-1", step="validate"),
+        Request(run_id="run-1", step="statistics"),
         settings,
         among=["client-1", "client-2", "client-3"],
         clock=Clock(sleep=lambda seconds: None),
@@ -78,7 +78,7 @@ def test_a_lost_answer_comes_again_at_no_charge(grid: LosingGrid, make_node: Cal
 def test_it_is_the_very_answer_that_was_lost(grid: LosingGrid) -> None:
     from fedpipe.federation.flower_messages import message_to_reply
 
-    clients, request = FlowerClients(grid, poll_seconds=0.001), Request(run_id="run-1", step="validate")
+    clients, request = FlowerClients(grid, poll_seconds=0.001), Request(run_id="run-1", step="statistics")
     clients.ask(request, timeout_seconds=0.05)
     again, _ = clients.ask(request, timeout_seconds=5)
     lost = [encode_reply(message_to_reply(message, "x")) for message in grid.lost]  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_labels_are_counted_by_span(node: Node, terms: Callable[..., RunTerms], 
     plan = terms(spans).plan.model_dump(mode="json")
     plan["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
     handlers.claim(node, offer(RunTerms.model_validate(terms(spans).model_dump() | {"plan": plan})))
-    labels = handlers.release(node, Request(run_id="run-1", step="validate")).arrays["labels"]
+    labels = handlers.release(node, Request(run_id="run-1", step="statistics")).arrays["labels"]
     assert labels.shape == (3, 2, 3)
     assert labels.sum(axis=(1, 2)).tolist() == [10, 10, 0]
 

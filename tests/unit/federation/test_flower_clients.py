@@ -18,7 +18,7 @@ from fedpipe.federation.messages import ABSENT
 from flwr.app import Error, Message  # isort: skip
 from flwr.serverapp import Grid  # isort: skip
 
-REQUEST = Request(run_id="run-1", step="validate", arrays={"weights": np.zeros(1)})
+REQUEST = Request(run_id="run-1", step="statistics", arrays={"weights": np.zeros(1)})
 Answer = Callable[[Message, int], list[Message]]
 
 

@@ -27,7 +27,7 @@ class RecordError(Exception):
 def _app(answer: Any) -> ClientApp:
     app = ClientApp()
 
-    @app.query("validate")
+    @app.query("statistics")
     def validate(message: Message, context: Context) -> Message:
         return reply_to_message(answer(message_to_request(message), context), message)
 
@@ -37,7 +37,7 @@ def _app(answer: Any) -> ClientApp:
 def test_every_node_answers_with_its_own_configuration() -> None:
     app = _app(lambda request, context: Reply(client=str(context.node_config["client"])))
     replies, refusals = FlowerClients(InProcessGrid(app, NODES)).ask(
-        Request(run_id="r", step="validate"), timeout_seconds=5
+        Request(run_id="r", step="statistics"), timeout_seconds=5
     )
     assert [reply.client for reply in replies] == ["a", "b"]
     assert not refusals
@@ -55,7 +55,7 @@ def test_nothing_is_shared_between_server_and_clients() -> None:
         return Reply(client=str(context.node_config["client"]), arrays={"sum": kept[-1]})
 
     weights = np.zeros(2, np.float32)
-    request = Request(run_id="r", step="validate", values=values, arrays={"weights": weights})
+    request = Request(run_id="r", step="statistics", values=values, arrays={"weights": weights})
     replies, _ = FlowerClients(InProcessGrid(_app(answer), NODES)).ask(request, timeout_seconds=5)
     assert weights.tolist() == [0, 0]
     assert values == {"list": [1]}
@@ -101,7 +101,7 @@ def test_interrupting_a_client_interrupts_the_run() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         FlowerClients(InProcessGrid(_app(interrupt), NODES)).ask(
-            Request(run_id="r", step="validate"), timeout_seconds=5
+            Request(run_id="r", step="statistics"), timeout_seconds=5
         )
 
 
@@ -120,6 +120,6 @@ def test_a_server_app_gets_its_run_config_and_the_grid() -> None:
 def _content() -> Any:
     from fedpipe.federation.flower_messages import request_to_message
 
-    message = request_to_message(Request(run_id="r", step="validate"), 1, ttl=5.0)
+    message = request_to_message(Request(run_id="r", step="statistics"), 1, ttl=5.0)
     flower_compat.address(message, 1)
     return message.content

@@ -40,8 +40,8 @@ def make_plan(*, noise: float = 2.0, rounds: int = 3, keyed: bool = True) -> Pri
         keyed=keyed,
         randomness="secure",
         queries={
-            "labels": query("validate", counts(1), "train", "eval"),
-            "columns": query("validate", counts(2), "train", "eval"),
+            "labels": query("statistics", counts(1), "train", "eval"),
+            "columns": query("statistics", counts(2), "train", "eval"),
             "features": query("preprocess", counts(2), "train"),
             "training": query("train", training, "train"),
             "evaluation": query("analyze", counts(1), "eval"),

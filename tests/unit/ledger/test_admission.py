@@ -97,7 +97,7 @@ def test_reserving_again_adopts_the_claim(desk: Desk) -> None:
 
 def test_adoption_keeps_what_was_committed(desk: Desk) -> None:
     desk.reserve("r1")
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
     before = desk.contents()
     desk.reserve("r1")
     assert desk.contents() == before

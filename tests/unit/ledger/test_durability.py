@@ -46,7 +46,7 @@ def test_death_after_the_reservation_leaves_it_counted(desk: Desk) -> None:
     with pytest.raises(BudgetError):
         desk.reserve("r4")
     desk.reserve("r1")  # the resumed run adopts its claim
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
 
 
 def test_death_within_the_reservation_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_the_same_claim_made_at_once_is_one_claim(desk: Desk) -> None:
 def test_a_release_and_the_end_of_its_claim_do_not_cross(desk: Desk) -> None:
     for run in ("r1", "r2", "r3"):
         desk.reserve(run)
-        desk.commit(run, "validate")
+        desk.commit(run, "statistics")
         found = race([partial(desk.commit, run, "train", 1), partial(desk.close, run)])
         with desk.open() as ledger:
             assert ledger.num_releases(run) == 1 + (found == ["won", "won"])

@@ -18,7 +18,7 @@ from fedpipe.privacy.accounting import renyi_divergence
 
 POLICY = policy_for_budget(3.0, 1e-5)
 BLOCK = Block(client="ada", span="undated", split="all")
-STEPS = {"validate": ("labels", "columns"), "preprocess": ("features",), "train": ("training",)}
+STEPS = {"statistics": ("labels", "columns"), "preprocess": ("features",), "train": ("training",)}
 
 
 def make_plan(noise: float, rounds: int) -> PrivacyPlan:
@@ -30,7 +30,12 @@ def make_plan(noise: float, rounds: int) -> PrivacyPlan:
         num_rounds=rounds,
         local_steps=1,
     )
-    places = {"labels": "validate", "columns": "validate", "features": "preprocess", "evaluation": "analyze"}
+    places = {
+        "labels": "statistics",
+        "columns": "statistics",
+        "features": "preprocess",
+        "evaluation": "analyze",
+    }
     queries = {name: Query(step=step, splits=("all",), mechanism=counts) for name, step in places.items()} | {
         "training": Query(step="train", splits=("all",), mechanism=training)
     }

@@ -48,11 +48,11 @@ def test_the_same_identity_with_other_content_is_refused(desk: Desk) -> None:
 
 def test_older_replies_are_forgotten_and_never_made_again(desk: Desk) -> None:
     desk.reserve("r1")
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
     desk.commit("r1", "train", 1)
     desk.commit("r1", "train", 2)
     assert reply(desk, desk.release("r1", "train", 2)) == b"train/2/0"
-    assert reply(desk, desk.release("r1", "validate")) == b"validate/0/0"
+    assert reply(desk, desk.release("r1", "statistics")) == b"statistics/0/0"
     with pytest.raises(LedgerError, match="no longer kept"):
         reply(desk, desk.release("r1", "train", 1))
     with pytest.raises(LedgerError, match="already used"):
@@ -72,7 +72,7 @@ def test_every_attempt_is_a_charge_of_its_own(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "planned"), [("validate", 1), ("preprocess", 1), ("train", 3), ("analyze", 1)]
+    ("step", "planned"), [("statistics", 1), ("preprocess", 1), ("train", 3), ("analyze", 1)]
 )
 def test_no_step_makes_more_releases_than_planned(desk: Desk, step: str, planned: int) -> None:
     desk.reserve("r1")
@@ -113,7 +113,7 @@ def test_nothing_is_released_after_the_end(desk: Desk) -> None:
 def test_closing_frees_exactly_what_was_not_committed(desk: Desk) -> None:
     desk.reserve("r1")
     whole = desk.held()
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
     desk.commit("r1", "train", 1)
     desk.commit("r1", "train", 2)
     assert desk.held() == whole
@@ -135,7 +135,7 @@ def test_closing_an_unused_claim_frees_everything(desk: Desk) -> None:
 
 def test_closing_twice_or_nothing_changes_nothing(desk: Desk) -> None:
     desk.reserve("r1")
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
     desk.close("r1")
     before = desk.contents()
     desk.close("r1")
@@ -146,7 +146,7 @@ def test_closing_twice_or_nothing_changes_nothing(desk: Desk) -> None:
 def test_a_finished_run_leaves_less_for_the_next(desk: Desk) -> None:
     for run in ("r1", "r2", "r3"):
         desk.reserve(run)
-        for step, number in (("validate", 0), ("preprocess", 0), ("train", 1), ("train", 2), ("train", 3)):
+        for step, number in (("statistics", 0), ("preprocess", 0), ("train", 1), ("train", 2), ("train", 3)):
             desk.commit(run, step, number)
         desk.close(run)
     with pytest.raises(BudgetError):
@@ -176,16 +176,16 @@ def test_a_run_with_privacy_makes_no_uncharged_release(desk: Desk) -> None:
 def test_releases_are_counted_by_run(desk: Desk) -> None:
     desk.reserve("r1")
     desk.reserve("r2")
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
     desk.commit("r1", "train", 1)
-    desk.commit("r2", "validate")
+    desk.commit("r2", "statistics")
     with desk.open() as ledger:
         assert [ledger.num_releases(run) for run in ("r1", "r2", "r3")] == [2, 1, 0]
 
 
 def test_times_come_from_the_clock(desk: Desk) -> None:
     desk.reserve("r1")
-    desk.commit("r1", "validate")
+    desk.commit("r1", "statistics")
     tables = desk.contents()
     assert {row[-1] for name in ("claims", "blocks", "releases") for row in tables[name]} == {
         "2024-05-01T12:00:00.000+00:00"

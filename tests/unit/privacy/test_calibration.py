@@ -12,7 +12,7 @@ from fedpipe.privacy.calibration import gaussian_mu
 
 DELTA = 1e-5
 TARGETS = [0.5, 2.0, 8.0]
-SHARES = Shares.model_validate({"validate": 0.1, "preprocess": 0.05, "analyze": 0.2})
+SHARES = Shares.model_validate({"statistics": 0.1, "preprocess": 0.05, "analyze": 0.2})
 
 
 def demand(*, keyed: bool = True, feature_histograms: int = 4, slice_histograms: int = 0) -> Demand:
@@ -138,7 +138,7 @@ def test_targets_far_from_the_usual_are_met(target: float, delta: float) -> None
 
 @pytest.mark.parametrize("parts", [(0.5, 0.25, 0.25), (0.9, 0.05, 0.2)])
 def test_shares_that_leave_nothing_for_training_are_refused(parts: tuple[float, float, float]) -> None:
-    shares = Shares.model_validate(dict(zip(("validate", "preprocess", "analyze"), parts, strict=True)))
+    shares = Shares.model_validate(dict(zip(("statistics", "preprocess", "analyze"), parts, strict=True)))
     with pytest.raises(PrivacyError, match="leave a part for training"):
         calibrate(demand(), epsilon_target=1.0, delta=DELTA, shares=shares, randomness="secure")
 

@@ -12,8 +12,8 @@ from fedpipe.privacy.plan import Split
 COUNTS = NoisyHistograms(noise_stddev=20.0, num_histograms=5)
 SGD = DpSgd(sampling_probability=0.1, clipping_norm=2.0, noise_multiplier=1.7, num_rounds=10, local_steps=3)
 PLACES: dict[str, tuple[str, tuple[Split, ...], NoisyHistograms | DpSgd]] = {
-    "labels": ("validate", ("train", "eval"), NoisyHistograms(noise_stddev=15.0, num_histograms=1)),
-    "columns": ("validate", ("train", "eval"), COUNTS),
+    "labels": ("statistics", ("train", "eval"), NoisyHistograms(noise_stddev=15.0, num_histograms=1)),
+    "columns": ("statistics", ("train", "eval"), COUNTS),
     "features": ("preprocess", ("train",), COUNTS),
     "training": ("train", ("train",), SGD),
     "evaluation": ("analyze", ("eval",), NoisyHistograms(noise_stddev=6.0, num_histograms=2)),
@@ -94,7 +94,7 @@ def replace(name: str, **change: Any) -> dict[str, Query]:
         (replace("training", splits=()), "Expected training"),
         (replace("labels", splits=("train",)), "Expected labels"),
         (replace("evaluation", splits=("train", "eval")), "Expected evaluation"),
-        (replace("training", step="validate"), "Expected training"),
+        (replace("training", step="statistics"), "Expected training"),
         (replace("training", mechanism=COUNTS), "Expected training"),
         (replace("features", mechanism=SGD), "Expected features"),
         # A step's answer holds all its queries: one that the plan leaves out would be free.

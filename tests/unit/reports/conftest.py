@@ -29,12 +29,12 @@ CLIENTS = ("clinic-1", "clinic-2")
 
 def _plan(*, private: bool, randomness: str) -> PrivacyPlan:
     labels = Query(
-        step="validate",
+        step="statistics",
         splits=("train", "eval"),
         mechanism=NoisyHistograms(noise_stddev=10, num_histograms=1),
     )
     columns = Query(
-        step="validate",
+        step="statistics",
         splits=("train", "eval"),
         mechanism=NoisyHistograms(noise_stddev=10, num_histograms=3),
     )

@@ -68,7 +68,7 @@ def test_what_costs_nothing_claims_nothing(make: Make, owners: Owners, tmp_path:
 
 
 def test_a_resumed_run_repeats_its_claim_word_for_word(make: Make, owners: Owners) -> None:
-    ask(make(), "validate")
+    ask(make(), "statistics")
     ask(make(), "train")
     claims = [request for request in owners.requests if request.step == "claim"]
     assert [claim.values["steps"] for claim in claims] == [list(CHARGED)] * 2
@@ -90,8 +90,8 @@ def test_the_steps_are_written_down_before_anybody_is_asked(
 def test_a_step_that_the_claim_leaves_out_is_not_asked(make: Make, owners: Owners) -> None:
     ask(make(), "train")
     with pytest.raises(WorkspaceError, match="--fresh"):
-        ask(make(), "validate")
-    assert "validate" not in owners.steps
+        ask(make(), "statistics")
+    assert "statistics" not in owners.steps
 
 
 def test_nobody_is_asked_when_too_few_accept(make: Make, owners: Owners) -> None:

@@ -1,4 +1,4 @@
-"""Validate: noisy counts, and what is said about them."""
+"""Statistics and validate: noisy counts, and what is said about them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger.certificate import Commitment
 from server.artifacts import Anomalies, Spans, Statistics
 from server.steps.asking import Asker
+from server.steps.statistics import gather_statistics
 from server.steps.validate import validate
 
 MakeAsker = Callable[..., Asker]
@@ -32,20 +33,22 @@ def spans(*clients: str) -> Spans:
 
 
 def run(asker: Asker, tmp_path: Path, *clients: str, **settings: Any) -> tuple[Statistics, Anomalies]:
+    participants = spans(*(clients or ("a", "b")))
+    statistics = gather_statistics(participants, directory=tmp_path, asker=asker)["statistics"]
     made = validate(
-        spans(*(clients or ("a", "b"))),
+        statistics,
         directory=tmp_path,
-        asker=asker,
+        schema=asker.terms.data_schema,
         settings=ValidateSettings.model_validate(settings),
     )
-    return cast(Statistics, made["statistics"]), cast(Anomalies, made["anomalies"])
+    return statistics, cast(Anomalies, made["anomalies"])
 
 
 def test_counts_are_kept_by_client_and_health_is_summed(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path
 ) -> None:
     answers = [counts("a", [60, 40, 1]), counts("b", [20, 30, -2], age=[40, 5, 3, 0])]
-    statistics, anomalies = run(make_asker({"validate": answers}), tmp_path)
+    statistics, anomalies = run(make_asker({"statistics": answers}), tmp_path)
     assert statistics.label_counts["b"] == [[[20, 30, -2], [1, 1, 0]]]
     assert statistics.column_health == {"age": [141, 5, 3, 0], "town": [149, 0, 0, 0]}
     assert statistics.class_counts("train") == [80, 70, -1]
@@ -59,7 +62,7 @@ def test_noise_is_stated_for_one_client_and_for_the_sum(
 ) -> None:
     names = ("a", "b", "c", "d")
     answers = [counts(name, [60, 40, 0]) for name in names]
-    statistics, _ = run(make_asker({"validate": answers}), tmp_path, *names)
+    statistics, _ = run(make_asker({"statistics": answers}), tmp_path, *names)
     assert statistics.label_noise_stddev == NOISE
     assert statistics.column_noise_stddev == 2 * NOISE
     assert statistics.total_noise_stddev(1) == 2 * NOISE
@@ -70,7 +73,7 @@ def test_clients_that_did_not_accept_are_not_counted(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path
 ) -> None:
     answers = [counts("a", [60, 40, 0]), counts("stranger", [5000, 0, 0])]
-    statistics, _ = run(make_asker({"validate": answers}), tmp_path, "a")
+    statistics, _ = run(make_asker({"statistics": answers}), tmp_path, "a")
     assert list(statistics.label_counts) == ["a"]
     assert statistics.column_health["age"] == [100, 0, 0, 0]
 
@@ -79,7 +82,7 @@ def test_a_client_that_misses_this_step_is_left_out(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path
 ) -> None:
     answers = [counts("a", [60, 40, 0]), Refusal(client="b", reason="away")]
-    statistics, _ = run(make_asker({"validate": answers}), tmp_path)
+    statistics, _ = run(make_asker({"statistics": answers}), tmp_path)
     assert list(statistics.train_sizes()) == ["a"]
 
 
@@ -99,7 +102,7 @@ def test_counts_of_another_shape_name_their_client(
 ) -> None:
     answers = [counts("a", [60, 40, 0]), Reply(client="odd", arrays=arrays)]
     with pytest.raises(FederationError, match="from odd"):
-        run(make_asker({"validate": answers}), tmp_path, "a", "odd")
+        run(make_asker({"statistics": answers}), tmp_path, "a", "odd")
 
 
 def _problems(anomalies: Anomalies) -> list[tuple[str, str]]:
@@ -110,7 +113,7 @@ def test_a_column_that_is_mostly_unusable_is_a_warning(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path
 ) -> None:
     answers = [counts("a", [300, 200, 0], age=[40, 260, 0, 200])]
-    _, anomalies = run(make_asker({"validate": answers}), tmp_path, "a")
+    _, anomalies = run(make_asker({"statistics": answers}), tmp_path, "a")
     assert _problems(anomalies) == [("age", "warning")]
     assert "92%" in anomalies.found[0].problem
 
@@ -118,7 +121,7 @@ def test_a_column_that_is_mostly_unusable_is_a_warning(
 def test_noise_alone_makes_no_warning(make_asker: MakeAsker, counts: Counts, tmp_path: Path) -> None:
     """55 % of 40 records may well be 45 %: the noise of the counts is 3."""
     answers = [counts("a", [20, 20, 0], age=[18, 22, 0, 0])]
-    _, anomalies = run(make_asker({"validate": answers}), tmp_path, "a")
+    _, anomalies = run(make_asker({"statistics": answers}), tmp_path, "a")
     assert anomalies.found == ()
 
 
@@ -127,7 +130,7 @@ def test_suspicious_columns_stop_a_run_that_is_told_so(
 ) -> None:
     answers = [counts("a", [300, 200, 0], age=[40, 460, 0, 0])]
     with pytest.raises(DataError, match=r"'age'.*Nothing was spent on training"):
-        run(make_asker({"validate": answers}), tmp_path, "a", on_anomaly="stop")
+        run(make_asker({"statistics": answers}), tmp_path, "a", on_anomaly="stop")
 
 
 @pytest.mark.parametrize("train", [[0, 0, 400], [2, -1, 0], [-5, -5, -5]], ids=str)
@@ -135,18 +138,18 @@ def test_too_few_labelled_records_stop_the_run(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path, train: list[int]
 ) -> None:
     with pytest.raises(DataError, match=r"min_records=20"):
-        run(make_asker({"validate": [counts("a", train)]}), tmp_path, "a")
+        run(make_asker({"statistics": [counts("a", train)]}), tmp_path, "a")
 
 
 def test_a_single_class_stops_the_run(make_asker: MakeAsker, counts: Counts, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only one class"):
-        run(make_asker({"validate": [counts("a", [500, -12, 0])]}), tmp_path, "a")
+        run(make_asker({"statistics": [counts("a", [500, -12, 0])]}), tmp_path, "a")
 
 
 def test_mostly_unlabelled_records_are_a_warning(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path
 ) -> None:
-    _, anomalies = run(make_asker({"validate": [counts("a", [40, 30, 5000])]}), tmp_path, "a")
+    _, anomalies = run(make_asker({"statistics": [counts("a", [40, 30, 5000])]}), tmp_path, "a")
     assert _problems(anomalies) == [("ill", "warning")]
 
 
@@ -160,7 +163,7 @@ def monthly(make_asker: MakeAsker, make_terms: Callable[..., RunTerms]) -> Calla
         health = np.full((2, 4), [int(labels.sum()), 0, 0, 0], dtype=np.int64)
         answer = Reply(client="a", arrays={"labels": labels, "columns": health})
         return make_asker(
-            {"validate": [answer]}, data_schema=schema, spans=newest_spans("2026-10", len(months))
+            {"statistics": [answer]}, data_schema=schema, spans=newest_spans("2026-10", len(months))
         )
 
     return make
@@ -168,7 +171,9 @@ def monthly(make_asker: MakeAsker, make_terms: Callable[..., RunTerms]) -> Calla
 
 def check(asker: Asker, tmp_path: Path, reference: Statistics | None = None, **settings: Any) -> Any:
     chosen = ValidateSettings.model_validate(settings)
-    return validate(spans("a"), directory=tmp_path, asker=asker, settings=chosen, reference=reference)
+    statistics = gather_statistics(spans("a"), directory=tmp_path, asker=asker)["statistics"]
+    schema = asker.terms.data_schema
+    return validate(statistics, directory=tmp_path, schema=schema, settings=chosen, reference=reference)
 
 
 def test_a_shift_of_labels_is_told_and_nothing_else_changes(
@@ -179,7 +184,12 @@ def test_a_shift_of_labels_is_told_and_nothing_else_changes(
     assert (anomaly.column, anomaly.severity) == ("ill", "warning")
     assert anomaly.problem == "the share of 'no' went from about 50% in 2026-09 to about 30% in 2026-10"
     assert made["balance"].answer == "none"
-    assert made["statistics"].spans == ("2026-09", "2026-10")
+
+
+def test_what_the_policy_ignores_is_noted_down_only(monthly: Callable[..., Asker], tmp_path: Path) -> None:
+    made = check(monthly((500, 500), (300, 700)), tmp_path, on_label_shift="ignore")
+    assert [anomaly.severity for anomaly in made["anomalies"].found] == ["notice"]
+    assert made["balance"].answer == "none"
 
 
 def test_a_shift_of_labels_stops_the_run_if_the_policy_says_so(
@@ -216,7 +226,7 @@ def test_an_odd_client_is_a_notice_that_stops_nothing(
 ) -> None:
     alike = ("a", "b", "c", "d")
     answers = [*(counts(name, [800, 200, 0]) for name in alike), counts("odd", [200, 800, 0])]
-    asker = make_asker({"validate": answers})
+    asker = make_asker({"statistics": answers})
     _, anomalies = run(asker, tmp_path, *alike, "odd", on_anomaly="stop", on_label_shift="stop")
     assert [anomaly.severity for anomaly in anomalies.found] == ["notice"]
     assert "at odd, and about" in anomalies.found[0].problem

@@ -137,6 +137,7 @@ def test_a_run_ends_with_a_report_and_a_summary(workspace: Workspace, wanted: Si
     assert num_releases(workspace, summary.run_id) == NUM_RELEASES
     assert list(summary.timings_seconds) == [
         "ingest",
+        "statistics",
         "validate",
         "preprocess",
         "train",
@@ -260,7 +261,7 @@ def test_a_changed_setting_runs_and_charges_exactly_what_depends_on_it(
     executions = MetadataStore.open(workspace.metadata_path).executions(summary.run_id)
     ran = tuple(each.step for each in executions if each.state == "COMPLETE")
     assert ran == ("ingest", *CHANGES[change])
-    charged = {"validate": 1, "preprocess": 1, "train": 3, "analyze": 1}
+    charged = {"statistics": 1, "preprocess": 1, "train": 3, "analyze": 1}
     expected = 2 * sum(charged.get(step, 0) for step in ran)
     assert num_releases(workspace, summary.run_id) == expected
 
@@ -280,14 +281,15 @@ def test_a_run_tells_of_each_step_whether_it_ran_was_resumed_or_cached_and_what_
 
     assert told(first.run_id) == [
         ("ingest", "ran", 0),
-        ("validate", "ran", 2),
+        ("statistics", "ran", 2),
+        ("validate", "ran", 0),
         ("preprocess", "ran", 2),
         ("train", "resumed", 6),
         ("analyze", "ran", 2),
         ("register", "ran", 0),
         ("deploy", "ran", 0),
     ]
-    assert [how for _, how, _ in told(again.run_id)] == ["ran", *["cached"] * 6]
+    assert [how for _, how, _ in told(again.run_id)] == ["ran", *["cached"] * 7]
     assert sum(releases for *_, releases in told(again.run_id)) == 0
 
 
@@ -480,7 +482,9 @@ def test_a_run_goes_on_with_another_engine(
     with pytest.raises(Killed), killed_at(60):
         start(workspace, wanted)
     [begun] = workspace.runs_dir.glob(f"*/{REQUEST}")
-    begun.write_text(wanted.on_engine("ray").model_dump_json())
+    stored = json.loads(begun.read_text())
+    stored["request"] = wanted.on_engine("ray").model_dump(mode="json")
+    begun.write_text(json.dumps(stored))
     before = spent(workspace)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="pip install"):
