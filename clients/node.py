@@ -28,6 +28,7 @@ from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
 MIN_KEY_BYTES = 16
+MAX_CLIENTS = 16_384  # of a simulation in one process: each keeps its records in memory
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def encode(shard: Shard, transform: Transform) -> Encoded:
     return _encode(shard, transform.model_dump_json())
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=MAX_CLIENTS)
 def _shard(
     path: Path, _stamp: str, schema: str, eval_fraction: float, spans: tuple[str, ...], key: bytes
 ) -> Shard:
@@ -186,7 +187,7 @@ def _shard(
     return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_CLIENTS)
 def _encode(shard: Shard, transform: str) -> Encoded:
     features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
     if isinstance(features, np.ndarray):

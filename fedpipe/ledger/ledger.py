@@ -69,23 +69,31 @@ class Ledger:
     def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
         self._clock = clock
         try:
-            self._engine = tables.open_engine(path)
+            engine = tables.open_engine(path)
         except (DatabaseError, OSError) as error:
             raise LedgerError(
                 f"Expected to make a ledger at {path}, found that impossible: {error}."
             ) from error
         try:
+            with _as_ledger_error():
+                self._connection = engine.connect()
+            self._check_format()
+        except LedgerError as error:
+            raise LedgerError(f"{error} (The file: {path}.)") from error
+
+    def _check_format(self) -> None:
+        try:
             with self._transaction() as connection:
                 tables.check_format(connection)
-        except LedgerError as error:
-            self._engine.dispose()
-            raise LedgerError(f"{error} (The file: {path}.)") from error
+        except LedgerError:
+            self._connection.close()
+            raise
 
     def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._engine.dispose()
+        self._connection.close()
 
     def reserve(
         self,
@@ -243,14 +251,8 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except DatabaseError as error:
-            raise LedgerError(
-                f"Expected a usable ledger, found one that SQLite cannot use ({error.orig}). If damaged, "
-                "restore it from a backup: a new ledger would forget what was spent."
-            ) from error
+        with _as_ledger_error(), self._connection.begin():
+            yield self._connection
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="milliseconds")
@@ -277,6 +279,17 @@ class Ledger:
                 f"Expected the blocks and steps that claim {claim} was made for, found others: use a new run."
             )
         return True
+
+
+@contextmanager
+def _as_ledger_error() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        raise LedgerError(
+            f"Expected a usable ledger, found one that SQLite cannot use ({error.orig}). If damaged, "
+            "restore it from a backup: a new ledger would forget what was spent."
+        ) from error
 
 
 def _claim(connection: Connection, claim: str) -> Row[Any] | None:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import tempfile
 from contextlib import closing, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
-    inspect,
     select,
 )
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 from fedpipe.errors import LedgerError
 from fedpipe.files import make_private_directory, sync_directory
@@ -114,11 +116,13 @@ def open_engine(path: Path) -> Engine:
 
 def check_format(connection: Connection) -> None:
     """Raises LedgerError if the file is empty, another program's, or of another format."""
-    names = inspect(connection).get_table_names()
     found = "no ledger"
-    if info.name in names:
+    try:
         query = select(info.c.value).where(info.c.key == "format_version")
         found = str(connection.execute(query).scalar())
+    except OperationalError as error:
+        if "no such table" not in str(error.orig):
+            raise
     if found != FORMAT_VERSION:
         raise LedgerError(
             f"Expected a ledger of format {FORMAT_VERSION}, found {found}: restore it from a backup, or use "
@@ -138,15 +142,21 @@ def _create(path: Path) -> None:
         with engine.begin() as transaction:
             metadata.create_all(transaction)
             transaction.execute(insert(info).values(key="format_version", value=FORMAT_VERSION))
-        engine.dispose()
         with suppress(FileExistsError):
             os.link(draft, path)
     sync_directory(path.parent)
 
 
+@lru_cache(maxsize=64)
 def _engine(path: Path) -> Engine:
+    """Returns the process's engine for `path`. It keeps compiled statements and no open file."""
     # Parameters hold replies and terms, which belong in no error message.
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_SECONDS},
+        hide_parameters=True,
+        poolclass=NullPool,
+    )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine

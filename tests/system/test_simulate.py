@@ -289,7 +289,7 @@ def test_every_artifact_has_an_execution_that_made_it(life: Life) -> None:
     store = ml_metadata.MetadataStore(config)
     live = [artifact for artifact in store.get_artifacts() if artifact.state == proto.Artifact.LIVE]
     artifacts = {artifact.id: artifact for artifact in live}
-    assert len(artifacts) == 3 * 8 + 2  # the last two runs looked at the spans again
+    assert len(artifacts) == 3 * 9 + 2  # the last two runs looked at the spans again
     events = store.get_events_by_artifact_ids(list(artifacts))
     made = {event.artifact_id for event in events if event.type == proto.Event.OUTPUT}
     assert made == set(artifacts)

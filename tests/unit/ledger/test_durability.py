@@ -179,7 +179,7 @@ def test_processes_that_make_a_ledger_at_once_share_it(desk: Desk, attempt: int)
 
 def test_a_ledger_that_stays_locked_is_an_error_of_ours(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "BUSY_SECONDS", 0.05)
-    with desk.open() as ledger, desk.open() as other, ledger._engine.begin():
+    with desk.open() as ledger, desk.open() as other, ledger._transaction():
         refusal = pytest.raises(LedgerError, match="locked")
         with refusal:
             other.spending()
@@ -187,6 +187,6 @@ def test_a_ledger_that_stays_locked_is_an_error_of_ours(desk: Desk, monkeypatch:
 
 def test_admission_is_decided_on_what_is_stored(desk: Desk) -> None:
     desk.reserve("r1")
-    with desk.open() as ledger, ledger._engine.begin() as connection:
+    with desk.open() as ledger, ledger._transaction() as connection:
         spending = {str(s.block): s.held for s in admission.all_spending(connection)}
     assert spending == desk.held()

@@ -35,7 +35,7 @@ def test_making_a_ledger_leaves_no_draft_behind(desk: Desk) -> None:
 
 
 def test_every_transaction_is_durable_and_holds_the_write_lock(desk: Desk) -> None:
-    with desk.open() as ledger, ledger._engine.begin() as connection:
+    with desk.open() as ledger, ledger._transaction() as connection:
         pragmas = ("journal_mode", "synchronous", "foreign_keys")
         found = [connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() for pragma in pragmas]
         assert found == ["wal", 2, 1]
