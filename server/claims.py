@@ -23,11 +23,15 @@ CHARGED = ("statistics", "preprocess", "train", "analyze")
 
 
 class Claim(BaseModel):
-    """What a run claimed: the steps that may cost something, and who refused, with the reason."""
+    """What a run claimed: the steps that may cost something, and who refused, with the reason.
+
+    Nothing was released before the claim was `answered`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: tuple[str, ...]
+    answered: bool = False
     refusals: dict[str, str] = {}
 
 
@@ -83,7 +87,8 @@ class ClaimingClients:
         }
         request = Request(run_id=self._run_id, step="claim", values=values)
         refusals = ask_cohort(self._clients, request, self._terms.training).refusals
-        self._write(claim.model_copy(update={"refusals": {each.client: each.reason for each in refusals}}))
+        said = {each.client: each.reason for each in refusals}
+        self._write(claim.model_copy(update={"answered": True, "refusals": said}))
         self._claimed = claim.steps
 
     def _write(self, claim: Claim) -> None:

@@ -215,7 +215,8 @@ def _check_ledger(workspace: Workspace) -> None:
     if workspace.ledger_path.exists() or not workspace.metadata_path.exists():
         return
     runs = MetadataStore.open(workspace.metadata_path).runs()
-    if any(read_claim(workspace.runs_dir / run.run_id) is not None for run in runs):
+    claims = (read_claim(workspace.runs_dir / run.run_id) for run in runs)
+    if any(claim is not None and claim.answered for claim in claims):
         raise WorkspaceError(
             f"Expected the ledger of earlier runs at {workspace.ledger_path}, found none: restore it. A new "
             "one would forget what was spent. To simulate other owners, choose another --workspace."

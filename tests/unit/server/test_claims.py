@@ -58,7 +58,9 @@ def test_all_that_is_still_to_be_asked_is_claimed_before_the_first_question(
     ask(make(), "ingest", "preprocess", "train", "train", "analyze")
     assert owners.steps == ["ingest", "claim", "preprocess", "train", "train", "analyze"]
     assert owners.requests[1].values["steps"] == ["preprocess", "train", "analyze"]
-    assert read_claim(tmp_path) == Claim(steps=("preprocess", "train", "analyze"), refusals={"b": "spent"})
+    assert read_claim(tmp_path) == Claim(
+        steps=("preprocess", "train", "analyze"), answered=True, refusals={"b": "spent"}
+    )
 
 
 def test_what_costs_nothing_claims_nothing(make: Make, owners: Owners, tmp_path: Path) -> None:
