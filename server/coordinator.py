@@ -153,7 +153,11 @@ class _Closing:
 
     def close(self, run: RunRecord, *, own: bool = False) -> None:
         """Closes the claim of `run`, if it made one; `own` says that these clients were asked for it."""
-        if run.claim_closed or read_claim(self.workspace.runs_dir / run.run_id) is None:
+        if run.claim_closed:
+            return
+        if read_claim(self.workspace.runs_dir / run.run_id) is None:
+            if own:  # it never will make one
+                self.metadata.update_run(run.run_id, claim_closed=True)
             return
         timeout = self.terms.training.round_timeout_seconds
         request = Request(run_id=run.run_id, step="finish")

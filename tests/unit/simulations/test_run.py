@@ -305,6 +305,20 @@ def test_after_a_refusal_the_same_command_answers_from_what_was_paid(
     assert spent(workspace) == before
 
 
+@pytest.mark.parametrize("at", [24, 60], ids=["before the claim", "in training"])
+def test_other_records_end_an_interrupted_run_and_the_next_command_begins_anew(
+    workspace: Workspace, wanted: SimulationRequest, write_records: WriteRecords, at: int
+) -> None:
+    with pytest.raises(Killed), killed_at(at):
+        start(workspace, wanted)
+    write_records(70)
+    with pytest.raises(DataError, match="records and the code that this run began with"):
+        start(workspace, wanted, NOW + timedelta(seconds=1))
+    summary = start(workspace, wanted, NOW + timedelta(seconds=2))
+    assert num_releases(workspace, summary.run_id) == NUM_RELEASES
+    assert len(list(workspace.runs_dir.iterdir())) == 2
+
+
 def test_a_ledger_that_is_gone_stops_everything(workspace: Workspace, wanted: SimulationRequest) -> None:
     start(workspace, wanted)
     for path in workspace.root.glob("ledger.sqlite*"):
