@@ -1,7 +1,7 @@
 """Joins concurrent requests for one model version into larger calls.
 
-A request that comes alone runs at once. Once several were seen under way together, a batch waits
-for about as many, a millisecond at most: callers that were answered together ask again together.
+A request that comes alone runs at once. Once several were seen together, a batch waits for about as
+many, since callers that were answered together ask again together; but only while they keep coming.
 Everything but `_run_elsewhere` happens on the event loop.
 """
 
@@ -23,10 +23,15 @@ from server.prediction.errors import Code, ServingError
 from server.prediction.servable import Arrays
 from server.prediction.signatures import Signature
 
-_WAIT_SECONDS = 0.001
+# To receive a request takes 0.2 ms: while more of them come at this distance, waiting costs nothing.
+_QUIET_SECONDS = 0.001
+_WAIT_SECONDS = 0.004
 _SMOOTHING = 0.25
+# One batch in so many waits for one request more than the last had: it may find that there are many.
+_EXPLORING = 8
 _FORGETTING = 0.02
-_INLINE_SECONDS = 0.0007
+# With one core there is nothing to gain from another thread until callers notice that nobody listens.
+_INLINE_SECONDS, _INLINE_SECONDS_ON_ONE_CORE = 0.0007, 0.005
 
 Run = Callable[[Signature, Sequence[NDArray[Any]], tuple[str, ...]], Arrays]
 Observe = Callable[[int, int], None]
@@ -83,7 +88,11 @@ class Batcher:
         self._observe = observe
         self._waiting: deque[_Call] = deque()
         self._num_running = 0
-        self._concurrency = 1.0
+        self._together = 1.0
+        self._num_batches = 0
+        self._last_arrival = 0.0
+        self._latest_start = 0.0
+        self._inline_seconds = _INLINE_SECONDS if max_parallel > 1 else _INLINE_SECONDS_ON_ONE_CORE
         self._seconds = _Duration()
         self._timer: asyncio.Handle | None = None
 
@@ -112,6 +121,7 @@ class Batcher:
         )
         timer = loop.call_later(timeout_seconds, _expire, call)
         self._waiting.append(call)
+        self._last_arrival = loop.time()
         self._schedule(loop)
         try:
             return await call.answer
@@ -119,23 +129,38 @@ class Batcher:
             timer.cancel()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts what waits: in the next turn if it is as much as can be hoped for, else a little later."""
+        """Starts what waits: in the next turn if it is as much as can be hoped for, else when no more comes."""
         if self._num_running >= self._max_parallel:
             return
-        # Rounded: an average that sinks towards one never quite arrives.
-        enough = len(self._waiting) >= round(self._concurrency / self._max_parallel)
+        enough = len(self._waiting) >= self._hoped_for()
         if self._timer is None:
-            later = _WAIT_SECONDS if not enough else 0.0
-            self._timer = loop.call_later(later, self._start, loop) if later else self._soon(loop)
+            self._latest_start = self._last_arrival + _WAIT_SECONDS
+            self._timer = self._soon(loop) if enough else self._later(loop, _QUIET_SECONDS)
         elif enough and isinstance(self._timer, asyncio.TimerHandle):
             self._timer.cancel()
             self._timer = self._soon(loop)
 
+    def _hoped_for(self) -> int:
+        # Rounded: an average that sinks towards one never quite arrives.
+        known = round(self._together)
+        return known + (known > 1 and self._num_batches % _EXPLORING == 0)
+
     def _soon(self, loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
         return loop.call_soon(self._start, loop)
 
+    def _later(self, loop: asyncio.AbstractEventLoop, seconds: float) -> asyncio.TimerHandle:
+        return loop.call_later(seconds, self._start_if_quiet, loop)
+
+    def _start_if_quiet(self, loop: asyncio.AbstractEventLoop) -> None:
+        left = min(self._last_arrival + _QUIET_SECONDS, self._latest_start) - loop.time()
+        if left > 0:
+            self._timer = self._later(loop, left)
+        else:
+            self._start(loop)
+
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
+        self._learn(len(self._waiting))
         while self._waiting and self._num_running < self._max_parallel:
             calls = self._next_calls()
             if calls:
@@ -143,9 +168,16 @@ class Batcher:
                 self._observe(len(calls), sum(call.num_rows for call in calls))
                 self._launch(loop, calls)
 
+    def _learn(self, together: int) -> None:
+        self._num_batches += 1
+        if together >= self._together:
+            self._together = together
+        else:
+            self._together += _SMOOTHING * (together - self._together)
+
     def _launch(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
         # A change of threads costs what a small model's whole answer does: such a one runs here and now.
-        if self._seconds.expected() < _INLINE_SECONDS:
+        if self._seconds.expected() < self._inline_seconds:
             self._run(calls)
             self._finish(loop, calls)
         else:
@@ -213,8 +245,6 @@ class Batcher:
 
     def _finish(self, loop: asyncio.AbstractEventLoop, calls: list[_Call]) -> None:
         self._num_running -= 1
-        together = len(calls) + len(self._waiting)
-        self._concurrency += _SMOOTHING * (together - self._concurrency)
         for call in calls:
             if call.answer.done():
                 continue

@@ -8,15 +8,18 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from server.prediction.errors import Code, ServingError, invalid, shorten
 from server.prediction.signatures import Signature, TensorSpec
 
 BASE64 = "b64"
+_PLAIN = (np.float32, np.float64)
 
 
 def parse_body(data: bytes) -> dict[str, Any]:
@@ -26,13 +29,20 @@ def parse_body(data: bytes) -> dict[str, Any]:
       ServingError: it is no JSON object.
     """
     try:
-        body = json.loads(data)
+        body = _load(data)
     except (ValueError, RecursionError) as error:
         where = f" at offset: {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         raise invalid(f"JSON Parse error: expected a JSON object{where}") from None
     if not isinstance(body, dict):
         raise invalid("JSON Value: expected an object.")
     return body
+
+
+def _load(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)  # slower, but takes NaN, Infinity and numbers of any size
 
 
 def signature_name(body: Mapping[str, Any]) -> str:
@@ -66,10 +76,13 @@ def json_from_arrays(
     """
     if by_rows and len({array.shape[:1] for array in arrays} | {()}) != 2:
         raise invalid("Expected outputs of one batch size for 'instances': use 'inputs' instead.")
+    key = "predictions" if by_rows else "outputs"
+    if len(arrays) == 1 and arrays[0].ndim and arrays[0].dtype in _PLAIN and np.isfinite(arrays[0]).all():
+        whole = np.ascontiguousarray(arrays[0])
+        return orjson.dumps({key: whole}, option=orjson.OPT_SERIALIZE_NUMPY).decode()
     values = {
         name: _json_values(signature.outputs[name], array) for name, array in zip(names, arrays, strict=True)
     }
-    key = "predictions" if by_rows else "outputs"
     if len(values) == 1:
         return dump({key: next(iter(values.values()))})
     if by_rows:
@@ -96,9 +109,11 @@ def array_from_json(spec: TensorSpec, value: Any) -> NDArray[Any]:
 
 
 def _cells_bytes(cells: list[Any], name: str) -> list[bytes]:
-    if set(map(type, cells)) == {str}:
-        with contextlib.suppress(UnicodeEncodeError):
-            return [cell.encode() for cell in cells]
+    # All cells at once are encoded four times as fast as one by one.
+    with contextlib.suppress(TypeError, UnicodeEncodeError):
+        found = "\0".join(cells).encode().split(b"\0")
+        if len(found) == len(cells):
+            return found
     return [cell_bytes(cell, name) for cell in cells]
 
 
@@ -135,14 +150,17 @@ def _rows(signature: Signature, instances: Any) -> dict[str, Any]:
     first = instances[0]
     if not isinstance(first, dict) or first.keys() == {BASE64}:
         return {_only_input(signature): instances}
+    try:
+        if set(map(type, instances)) == {dict} and set(map(len, instances)) == {len(first)}:
+            return {name: list(map(itemgetter(name), instances)) for name in first}
+    except KeyError:
+        pass
     names = first.keys()
-    for number, row in enumerate(instances):
-        if not isinstance(row, dict) or row.keys() != names:
-            raise invalid(
-                f"Failed to process element: {number} of 'instances' list. "
-                "Expected an object with the same names as the first."
-            )
-    return {name: [row[name] for row in instances] for name in names}
+    number = next(n for n, row in enumerate(instances) if not isinstance(row, dict) or row.keys() != names)
+    raise invalid(
+        f"Failed to process element: {number} of 'instances' list. "
+        "Expected an object with the same names as the first."
+    )
 
 
 def _columns(signature: Signature, body: Mapping[str, Any]) -> dict[str, Any]:

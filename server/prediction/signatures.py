@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ REGRESS = "tensorflow/serving/regress"
 
 # Signatures that TensorFlow adds for itself: initialisers and the like.
 _INTERNAL_PREFIX = "__saved_model"
-_STRING = int(tf.string.as_datatype_enum)
+DT_STRING = int(tf.string.as_datatype_enum)
 _OPAQUE = (tf.variant.as_datatype_enum, tf.resource.as_datatype_enum)
 
 
@@ -32,6 +32,7 @@ class TensorSpec:
       dtype: NumPy's type; object for strings, which are bytes.
       data_type: the number of TensorFlow's DataType.
       shape: None for a size that varies; None as a whole for an unknown rank.
+      known_shapes: of earlier inputs, by their encoded TensorShapeProto; all fit `shape`.
     """
 
     name: str
@@ -39,11 +40,14 @@ class TensorSpec:
     dtype: np.dtype[Any]
     data_type: int
     shape: tuple[int | None, ...] | None
+    known_shapes: dict[bytes, tuple[tuple[int, ...], int]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def is_string(self) -> bool:
         """Whether its cells are bytes."""
-        return self.data_type == _STRING
+        return self.data_type == DT_STRING
 
     def empty_row(self) -> NDArray[Any]:
         """Returns the smallest value that fits: zeros, or strings without a character."""
