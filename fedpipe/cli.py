@@ -12,6 +12,7 @@ import typer
 from fedpipe import __version__
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
+from simulations.scenarios.command import app as scenario_app
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where everything is kept.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -31,6 +32,7 @@ app.command()(simulate)
 app.add_typer(run_app, name="run")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(scenario_app, name="scenario")
 
 
 @app.callback(invoke_without_command=True)

@@ -155,7 +155,14 @@ class PrivacySettings(_Strict):
     lifetime_epsilon: float | None = Field(
         None,
         gt=0,
-        description="Budget of a record over all runs; none: three runs of the first configuration.",
+        description="Budget of a record over all runs; none: lifetime_runs runs of the first configuration.",
+    )
+    lifetime_runs: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Without lifetime_epsilon, how many runs like its first a simulated block affords. Real "
+        "owners set budgets themselves.",
     )
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
 
 from fedpipe.config import Config, SpanSettings
 from fedpipe.data.profile import profiled_columns
@@ -12,8 +13,9 @@ from fedpipe.data.spans import newest_spans, spans_ending
 from fedpipe.errors import ConfigError, PrivacyError, Shortfall
 from fedpipe.federation.terms import RunTerms
 from fedpipe.learning.score_histograms import num_histograms
-from fedpipe.privacy import Demand, PrivacyPlan, calibrate
+from fedpipe.privacy import Demand, PrivacyPlan, Shares, calibrate
 from fedpipe.privacy.accounting import renyi_divergence
+from fedpipe.privacy.randomness import Kind
 
 LEAST_EPSILON = 0.01
 SEARCH_STEPS = 8
@@ -81,13 +83,15 @@ def make_plan(config: Config) -> PrivacyPlan:
         local_steps=training.local_steps,
         keyed=keyed,
     )
-    return calibrate(
-        demand,
-        epsilon_target=privacy.epsilon,
-        delta=privacy.delta,
-        shares=privacy.shares,
-        randomness=privacy.randomness,
-    )
+    return _calibrated(demand, privacy.epsilon, privacy.delta, privacy.shares, privacy.randomness)
+
+
+@lru_cache(maxsize=64)
+def _calibrated(
+    demand: Demand, epsilon: float, delta: float, shares: Shares, randomness: Kind
+) -> PrivacyPlan:
+    # A plan follows from these alone: whoever retrains every week pays for the search once.
+    return calibrate(demand, epsilon_target=epsilon, delta=delta, shares=shares, randomness=randomness)
 
 
 def ways_out(config: Config, shortfalls: Sequence[Shortfall]) -> str:

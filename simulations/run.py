@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,6 @@ from simulations.population import (
 )
 from simulations.windows import resolve_spans
 
-LIFETIME_RUNS = 3
 REQUEST = "request.json"
 SUMMARY = "summary.json"
 OWNERS_LOG = "clients.log"
@@ -163,9 +162,21 @@ def resume(
     return _run(workspace, directory.name, stored.asked_by(request), files, progress)
 
 
+def runs_of(workspace: Workspace, request: SimulationRequest) -> list[str]:
+    """Returns the runs on this very request, whatever came of them, oldest first."""
+    begun = sorted(_begun(workspace), key=lambda each: each[1].number)
+    identity = request.identity()
+    return [directory.name for directory, stored in begun if stored.request.identity() == identity]
+
+
+def _begun(workspace: Workspace) -> Iterator[tuple[Path, _StoredRequest]]:
+    for path in workspace.runs_dir.glob(f"*/{REQUEST}"):
+        yield path.parent, _stored(path.parent)
+
+
 def _last_run(workspace: Workspace) -> Path | None:
-    begun = [path.parent for path in workspace.runs_dir.glob(f"*/{REQUEST}")]
-    return max(begun, key=lambda directory: _stored(directory).number, default=None)
+    last = max(_begun(workspace), key=lambda each: each[1].number, default=None)
+    return last[0] if last else None
 
 
 def _stored(directory: Path) -> _StoredRequest:
@@ -295,7 +306,7 @@ def _node_policy(config: Config, seed: int) -> dict[str, Any]:
     return {
         "lifetime_epsilon": privacy.lifetime_epsilon,
         "lifetime_delta": privacy.delta,
-        "lifetime_runs": LIFETIME_RUNS,
+        "lifetime_runs": privacy.lifetime_runs,
         "allow_not_private": not privacy.enabled,
         "seed": seed if privacy.randomness == "seeded" else None,
     }

@@ -66,13 +66,30 @@ def epsilon_at(events: Iterable[DpEvent], delta: float, interval: float) -> floa
     """Returns `epsilon` with losses on a grid of `interval`: a bound at any, tighter at a smaller one."""
     if not MIN_DELTA <= delta < 1:
         raise PrivacyError(f"Expected {MIN_DELTA:g} <= delta < 1, found {delta}.")
+    listed = tuple(events)
+    for event in listed:
+        check_event(event)
+    if any(_is_hopeless(event, 1) for event in listed):
+        return math.inf
+    bound = _epsilon_of if _is_hashable(listed) else _epsilon_of.__wrapped__
+    return float(bound(listed, delta, interval))
+
+
+@lru_cache(maxsize=256)
+def _epsilon_of(events: tuple[DpEvent, ...], delta: float, interval: float) -> float:
+    # Events are immutable, and equal ones cost the same: a run asks for its plan's epsilon several times.
     total = pld.identity(value_discretization_interval=interval)
     for event in events:
-        check_event(event)
-        if _is_hopeless(event, 1):
-            return math.inf
         total = total.compose(_loss_distribution(event, 1, interval))
     return float(total.get_epsilon_for_delta(delta))
+
+
+def _is_hashable(events: tuple[DpEvent, ...]) -> bool:
+    try:
+        hash(events)
+    except TypeError:  # a composed event holds a list
+        return False
+    return True
 
 
 def _is_hopeless(event: DpEvent, count: int) -> bool:
@@ -158,6 +175,7 @@ def _gaussian_divergence(noise_multiplier: float, order: int) -> float:
     return max(order / 2 / noise_multiplier / noise_multiplier, sys.float_info.min)
 
 
+@lru_cache(maxsize=4096)
 def _sampled_gaussian_divergence(probability: float, noise_multiplier: float, order: int) -> float:
     if probability == 1:
         return _gaussian_divergence(noise_multiplier, order)

@@ -45,9 +45,12 @@ def test_options_that_pages_name_exist(page: Path) -> None:
             "model list",
             "model show",
             "config show",
+            "scenario weeks",
         )
     }
-    for line in re.findall(r"fedpipe ((?:simulate|predict|serve|run|model|config) .*)", page.read_text()):
+    for line in re.findall(
+        r"fedpipe ((?:simulate|predict|serve|run|model|config|scenario) .*)", page.read_text()
+    ):
         command = next((name for name in helps if line.startswith(name)), None)
         for option in re.findall(r"(--[a-z]+)", line) if command else ():
             assert option in helps[str(command)], line

@@ -1,0 +1,1 @@
+"""Scenarios: longer stories than one run, told unattended over simulated data owners."""
