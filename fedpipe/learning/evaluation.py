@@ -4,10 +4,11 @@ Everything here is post-processing of differentially private releases and costs 
 The input is the sum over clients of `score_histograms`, each cell carrying the clients'
 independent discrete Gaussian noise.
 
-Estimates come from the denoised table (`binned_metrics.denoise`). Intervals come from a
-parametric bootstrap (Davison and Hinkley 1997, sections 2.2 and 5.2): the denoised table,
-with one more record of each label spread over the bins so that no cell is impossible, is
-taken as truth; records are drawn anew from it (multinomial) and fresh noise is added.
+Estimates come from the denoised table (`binned_metrics.denoise`), but the accuracy of several
+classes from the raw one. Intervals come from a parametric bootstrap (Davison and Hinkley 1997,
+sections 2.2 and 5.2): the denoised table, with one more record of each label spread over the
+bins so that no cell is impossible, is taken as truth; records are drawn anew from it
+(multinomial) and fresh noise is added.
 Denoising leans towards chance and does so twice in a denoised replicate: percentiles of those
 held the truth as rarely as 30 % of the time. So the replicates' deviations are added to the
 raw table, whose metrics are nearly unbiased, and are never denoised. Where a replicate's
@@ -141,7 +142,7 @@ def estimate_metrics(
     center = np.clip(_chance(num_classes(tables)), low, high)
     if total > SOME:
         clean = denoise(tables, total)
-        center = np.clip(metric_values(clean, edges, missing=center, skip=True), low, high)
+        center = np.clip(_center(tables, clean, edges, center), low, high)
         replicates = _redraw(tables, clean, total, stddev, generator, num_replicates)
         low, high = _interval(tables, replicates, edges, skip=stddev == 0)
         low, high = _widen(center, low, high, np.abs(center - _coarse(clean, edges, center)))
@@ -158,6 +159,20 @@ def _chance(classes: int) -> FloatArray:
     """Returns what stands for metrics without records: those of uniform predictions, (6,)."""
     brier = 0.25 if classes == 2 else 1 - 1 / classes
     return np.array([0.5, 1 / classes, math.log(classes), brier, 1 / classes, 1 / classes])
+
+
+def _center(tables: Tables, clean: Tables, edges: Edges, missing: FloatArray) -> FloatArray:
+    """Returns the estimates: of the denoised table, but the accuracy of several classes of the raw one.
+
+    Denoising K^2 cells moves right answers, which fill K of them, to the wrong ones; their sum over
+    a total is unbiased and hardly noisy. Root mean squared error on held-out digits (360 records,
+    noise 3 and 6): 0.03 and 0.05 instead of 0.06 and 0.13.
+    """
+    smooth = metric_values(clean, edges, missing=missing, skip=True)
+    if CONFUSION not in tables:
+        return smooth
+    raw = metric_values(tables, edges, missing=missing, skip=True)
+    return np.where(np.isin(METRIC_NAMES, "accuracy"), raw, smooth)
 
 
 def _redraw(
