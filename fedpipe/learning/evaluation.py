@@ -14,7 +14,8 @@ held the truth as rarely as 30 % of the time. So the replicates' deviations are 
 raw table, whose metrics are nearly unbiased, and are never denoised. Where a replicate's
 counts leave a metric undefined, it takes its worst value below and its best above, as Fieller
 (1954) has it for ratios: when noise drowns the data, the interval is the whole range. The
-union of the percentile and the basic interval is taken, made longer by the error of binning
+union of the percentile and the basic interval is taken, moved back where noise has put the raw
+metric beyond its range, made longer by the error of binning
 and, where it must be, to hold the estimate. Replicates of different classes share the labels
 only, so macro intervals neglect some correlation.
 
@@ -222,9 +223,30 @@ def _interval(
     raw_worst, raw_best = _bounds(tables, edges)
     mirror = raw_worst + raw_best
     worst, best = _bounds(replicates, edges)
-    low = np.quantile(worst, (1 - _LEVEL) / 2, axis=0)
-    high = np.quantile(best, (1 + _LEVEL) / 2, axis=0)
-    return np.minimum(low, mirror - high), np.maximum(high, mirror - low)
+    low, high = _quantiles(worst, best)
+    low, high = np.minimum(low, mirror - high), np.maximum(high, mirror - low)
+    beyond_low, beyond_high = _beyond(tables, replicates, edges)
+    return np.minimum(low, beyond_low), np.maximum(high, beyond_high)
+
+
+def _quantiles(worst: FloatArray, best: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return np.quantile(worst, (1 - _LEVEL) / 2, axis=0), np.quantile(best, (1 + _LEVEL) / 2, axis=0)
+
+
+def _beyond(tables: Tables, replicates: Tables, edges: Edges) -> tuple[FloatArray, FloatArray]:
+    """Returns an interval for metrics whose raw value lies outside their range, else an empty one, (6,) twice.
+
+    Noise can put an AUC above 1. Then most replicates lie above 1 too, and what is left of the
+    interval after cutting is a sliver that says more than is known and seldom holds the truth,
+    though such cases are rare enough for the coverage over all runs. So it keeps its length and
+    is moved to the end of the range, as if the raw value had been that end.
+    """
+    limits = metric_limits(tables, edges)
+    raw = metric_values(tables, edges, missing=(limits[0] + limits[1]) / 2, skip=False)
+    worst, best = (metric_values(replicates, edges, missing=end, skip=False) for end in limits)
+    low, high = _quantiles(worst, best)
+    moved = np.clip(raw, *limits) - raw
+    return np.where(moved < 0, low + moved, np.inf), np.where(moved > 0, high + moved, -np.inf)
 
 
 def _bounds(tables: Tables, edges: Edges) -> tuple[FloatArray, FloatArray]:

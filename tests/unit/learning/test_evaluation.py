@@ -254,6 +254,24 @@ class TestCoverage:
                 held[name] += part.lower <= truth[name] <= part.upper
         return {name: count / self.TRIALS for name, count in held.items()}
 
+    def test_an_interval_is_no_sliver_where_noise_puts_the_figures_beyond_their_range(self) -> None:
+        bins, rng = ScoreBins.around(0.5), np.random.default_rng(31)
+        scores, labels = binary_records(110, 4.0, rng)
+        exact, held, widths = exact_metrics(scores, labels), 0, []
+        counts = score_histograms(scores, labels, bins)
+        middle = np.asarray(bins.edges) < 0.5
+        while len(widths) < 30:
+            noisy = add_noise(counts, 1.9, rng)
+            table = noisy["scores"].astype(float)
+            wrong = table[0, ~middle[:-1]].sum() + table[1, middle[:-1]].sum()
+            if wrong >= 0:
+                continue
+            found = evaluate(noisy, bins, 1.9).accuracy
+            widths.append(found.upper - found.lower)
+            held += found.lower <= exact["accuracy"] <= found.upper
+        assert held >= 28
+        assert min(widths) > 0.08
+
     @pytest.mark.parametrize(("size", "stddev"), [(60, 0.0), (40, 2.0), (150, 5.0), (150, 15.0)])
     def test_intervals_hold_the_truth(self, size: int, stddev: float) -> None:
         found = self.coverage(size, stddev, stddev, seed=12)
