@@ -1,9 +1,6 @@
 """`python -m fedpipe`."""
 
-from fedpipe.entry import own_packages_first
+from fedpipe.start import main
 
 if __name__ == "__main__":
-    own_packages_first()
-    from fedpipe.cli import main
-
     main()

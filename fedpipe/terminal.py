@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fedpipe.doctor import Check
 from fedpipe.reports.summary import RunSummary
-from fedpipe.reports.wording import round_up
+from fedpipe.reports.wording import NO_BREAK, percent, plural, round_up
 
 _BAR, _NARROW_BAR = 30, 8
 _PATIENCE_SECONDS = 15.0  # between two lines about one step, where no bar can move
@@ -110,6 +110,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     else:
         for line in _metrics_lines(summary):
             console.print(line, highlight=False, markup=False)
+    for line in spending_lines(summary):
+        console.print(line, highlight=False, markup=False)
     for warning in summary.warnings:
         console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
     for name, path in summary.paths.model_dump().items():
@@ -132,6 +134,24 @@ def privacy_line(summary: RunSummary) -> str:
         f"Each {privacy.unit} at a client is protected with epsilon = {round_up(privacy.epsilon)}, "
         f"delta = {privacy.delta:g} (add or remove one {privacy.unit}; all steps together)."
     )
+
+
+def spending_lines(summary: RunSummary) -> Iterator[str]:
+    """Returns what the run spent of lifetime budgets, and what it took from before at no charge."""
+    earlier = ", ".join(sorted(set(summary.reused.values())))
+    asked = not summary.reused or any(each.by_this_run for each in summary.budgets)
+    if summary.reused and not asked:
+        yield f"Spent nothing: the steps come from run {earlier}; --fresh would ask, and pay, again."
+    elif summary.budgets:
+        spent = percent(max(each.by_this_run for each in summary.budgets))
+        yield f"Spent {spent} of the lifetime budget of its records.".replace(NO_BREAK, " ")
+    if asked and summary.reused:
+        yield f"Taken from run {earlier}, at no charge: {', '.join(summary.reused)}."
+    if summary.resumed:
+        yield "Resumed: what clients had answered before was not charged again."
+    if summary.budgets:
+        left = min(each.runs_left for each in summary.budgets)
+        yield f"Left for later: {plural(left, 'run') if left else 'no run'} like this one."
 
 
 def _metrics_table(summary: RunSummary) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fedpipe.ledger import Ledger
@@ -12,10 +12,13 @@ from fedpipe.privacy.accounting import renyi_divergence
 from fedpipe.reports.evidence import Budget
 
 
-def read_budgets(ledger_path: Path, certificate: Certificate, problem: str) -> Iterator[Budget]:
+def read_budgets(
+    ledger_path: Path, certificate: Certificate, problem: str, *, claimed: Collection[str]
+) -> Iterator[Budget]:
     """Returns, for every split that the run charges, the budget of the client that has least left.
 
-    All of it follows from public plans and policies: no figure depends on a record.
+    All of it follows from public plans and policies: no figure depends on a record. `claimed` are
+    the steps that the run asked the clients for; what it took from earlier runs cost it nothing.
     """
     if not certificate.blocks:
         return
@@ -29,21 +32,23 @@ def read_budgets(ledger_path: Path, certificate: Certificate, problem: str) -> I
     for split in certificate.plan.splits:
         of_split = [spending for spending in spent if spending.block.split == split]
         if of_split:
-            yield _budget(min(of_split, key=_share_left), certificate, split)
+            yield _budget(min(of_split, key=_share_left), certificate, split, claimed)
 
 
 def _share_left(spending: Spending) -> float:
     return spending.remaining / spending.budget
 
 
-def _budget(spending: Spending, certificate: Certificate, split: str) -> Budget:
+def _budget(spending: Spending, certificate: Certificate, split: str, claimed: Collection[str]) -> Budget:
     order = spending.policy.renyi_order
-    queries = certificate.plan.queries.values()
-    cost = sum(renyi_divergence(query.events, order) for query in queries if split in query.splits)
+    queries = [query for query in certificate.plan.queries.values() if split in query.splits]
+    costs = [(query.step, renyi_divergence(query.events, order)) for query in queries]
+    cost = sum(each for _, each in costs)
     return Budget(
         split=split,
         epsilon=spending.policy.epsilon,
         delta=spending.policy.delta,
         used=1 - _share_left(spending),
+        by_this_run=sum(each for step, each in costs if step in claimed) / spending.budget,
         runs_left=int(spending.remaining / cost * (1 + 1e-9)),
     )

@@ -14,17 +14,21 @@ from fedpipe.errors import WorkspaceError
 from fedpipe.files import digest_json
 from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.pipeline.cache import USABLE
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.reports.evidence import (
+    Budget,
     Curves,
     DataCounts,
     Finding,
+    Repetition,
     RoundEvidence,
     RunEvidence,
     VersionEvidence,
 )
 from fedpipe.reports.summary import Paths, RunSummary
 from server.artifacts import Anomalies, Evaluation, Model, ModelVersion, PushedModel, Spans, Statistics
+from server.claims import read_claim
 from server.registry import readable_versions
 from simulations.budgets import read_budgets
 from simulations.population import Population
@@ -132,10 +136,13 @@ def summarize(outcome: Outcome, population: Population, *, owners_log: Path) -> 
             for record in outcome.executions
             if record.state == "COMPLETE"
         },
+        budgets=_budgets(outcome),
+        reused={each.step: each.run_id for each in outcome.artifacts if each.run_id != outcome.run_id},
+        resumed=any(record.state not in USABLE for record in outcome.executions),
     )
 
 
-def gather_evidence(outcome: Outcome) -> RunEvidence:
+def gather_evidence(outcome: Outcome, repetition: Repetition) -> RunEvidence:
     """Returns what the run's report shows beside the summary."""
     config, evaluation = outcome.config, outcome.evaluation
     return RunEvidence(
@@ -154,10 +161,18 @@ def gather_evidence(outcome: Outcome) -> RunEvidence:
         releases=_releases(outcome),
         slices=evaluation.slices,
         rounds=tuple(RoundEvidence(**figures.model_dump()) for figures in outcome.model.rounds),
-        budgets=tuple(read_budgets(outcome.workspace.ledger_path, outcome.version.certificate, config.name)),
+        budgets=_budgets(outcome),
         versions=outcome.versions,
+        repetition=repetition,
         settings=config.model_dump(mode="json", by_alias=True, exclude={"data_schema"}),
     )
+
+
+def _budgets(outcome: Outcome) -> tuple[Budget, ...]:
+    ledger, certificate = outcome.workspace.ledger_path, outcome.version.certificate
+    claim = read_claim(outcome.workspace.runs_dir / outcome.run_id)
+    claimed = claim.steps if claim else ()
+    return tuple(read_budgets(ledger, certificate, outcome.config.name, claimed=claimed))
 
 
 def _judged(outcome: Outcome) -> str:

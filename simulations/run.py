@@ -31,6 +31,7 @@ from simulations.population import (
     make_population,
     without_absent_key,
 )
+from simulations.repetition import repetition
 from simulations.windows import resolve_spans
 
 REQUEST = "request.json"
@@ -114,7 +115,7 @@ def simulate(
     files = check_sources(config, request.data)
     last = _last_run(workspace)
     if last is not None and not fresh and _is_interrupted(workspace, last, request):
-        progress.note(f"Going on with run {last.name}, which was interrupted.")
+        progress.note(f"Going on with run {last.name}, which did not come to its end.")
         return _run(workspace, last.name, _stored(last).asked_by(request), files, progress)
     if config.model.builder:
         find_builder(config.model.builder)  # before anything is charged
@@ -155,7 +156,9 @@ def resume(
             "give --resume alone, or start a new run without it."
         )
     if (directory / SUMMARY).exists():
+        progress.note(f"Run {directory.name} is complete. This is what it came to; nothing was done now.")
         return _read(directory / SUMMARY, RunSummary)
+    progress.note(f"Going on with run {directory.name}, which did not come to its end.")
     request = wanted or stored.request
     request = request.on_engine(engine) if engine else request
     files = check_sources(request.parsed(), request.data)
@@ -218,7 +221,7 @@ def _run(
         except BudgetError as error:
             remedy = "In a simulation, another --workspace has owners who have spent nothing."
             raise BudgetError(f"{error} {remedy}", error.shortfalls) from error
-    return _report(workspace, run_id, config, made, log)
+    return _report(workspace, run_id, stored.request, made, log)
 
 
 def _check_ledger(workspace: Workspace) -> None:
@@ -235,15 +238,17 @@ def _check_ledger(workspace: Workspace) -> None:
 
 
 def _report(
-    workspace: Workspace, run_id: str, config: Config, population: Population, log: Path
+    workspace: Workspace, run_id: str, request: SimulationRequest, population: Population, log: Path
 ) -> RunSummary:
     from fedpipe.reports.run_report import render_report
     from simulations.outcome import REPORT, gather_evidence, read_outcome, summarize
 
-    outcome = read_outcome(workspace, run_id, config)
+    outcome = read_outcome(workspace, run_id, request.parsed())
     summary = summarize(outcome, population, owners_log=log)
+    again = repetition(request.config, request.data, request.seed)
+    evidence = gather_evidence(outcome, again)
     directory = workspace.runs_dir / run_id
-    write_text(directory / REPORT, render_report(summary, gather_evidence(outcome)))
+    write_text(directory / REPORT, render_report(summary, evidence))
     # Last of all: it says that the run is complete.
     write_text(directory / SUMMARY, summary.model_dump_json(indent=2) + "\n")
     return summary

@@ -87,16 +87,22 @@ def num_classes(tables: Tables) -> int:
 
 
 def estimate_total(tables: Tables) -> float:
-    """Returns the number of records, averaged over histograms by inverse variance.
+    """Returns the number of records behind the tables of one evaluation; see `pooled_totals`."""
+    return float(pooled_totals(tables))
+
+
+def pooled_totals(tables: Tables) -> FloatArray:
+    """Returns the number of records, float64 (...,), averaged over histograms by inverse variance.
 
     The noise of a histogram's total has a variance proportional to its number of cells.
     """
     totals, weights = [], []
     for name, table in tables.items():
         histograms = _by_cell(name, table)
-        totals.append(histograms.sum(axis=-1).ravel())
-        weights.append(np.full(totals[-1].size, 1 / histograms.shape[-1]))
-    return float(np.average(np.concatenate(totals), weights=np.concatenate(weights)))
+        sums = histograms.sum(axis=-1)
+        totals.append(sums if name == BINARY else sums[..., None])
+        weights.append(np.full(totals[-1].shape[-1], 1 / histograms.shape[-1]))
+    return np.asarray(np.average(np.concatenate(totals, axis=-1), axis=-1, weights=np.concatenate(weights)))
 
 
 def denoise(tables: Tables, total: float) -> dict[str, FloatArray]:
@@ -222,9 +228,13 @@ def _binary_means(scores: FloatArray, edges: Edges) -> list[FloatArray]:
 
 
 def _multiclass_means(tables: Tables, edges: Edges) -> list[FloatArray]:
-    """As `_binary_means`, from the histograms that only several classes have."""
+    """As `_binary_means`, from the histograms that only several classes have.
+
+    Right answers fill K of K^2 cells: divided by the noisy sum of all K^2, they would be several
+    times less certain than divided by the number of records that all histograms agree on.
+    """
     truth, brier, confusion = tables[TRUE_CLASS], tables[BRIER], tables[CONFUSION]
-    total = _positive(confusion.sum(axis=(-1, -2)))
+    total = _positive(pooled_totals(tables))
     return [
         (truth * edges.log_losses()[1]).sum(-1) / _positive(truth.sum(-1)),
         (brier * _middles(edges.brier)).sum(-1) / _positive(brier.sum(-1)),

@@ -4,16 +4,18 @@ Everything here is post-processing of differentially private releases and costs 
 The input is the sum over clients of `score_histograms`, each cell carrying the clients'
 independent discrete Gaussian noise.
 
-Estimates come from the denoised table (`binned_metrics.denoise`). Intervals come from a
-parametric bootstrap (Davison and Hinkley 1997, sections 2.2 and 5.2): the denoised table,
-with one more record of each label spread over the bins so that no cell is impossible, is
-taken as truth; records are drawn anew from it (multinomial) and fresh noise is added.
+Estimates come from the denoised table (`binned_metrics.denoise`), but the accuracy of several
+classes from the raw one. Intervals come from a parametric bootstrap (Davison and Hinkley 1997,
+sections 2.2 and 5.2): the denoised table, with one more record of each label spread over the
+bins so that no cell is impossible, is taken as truth; records are drawn anew from it
+(multinomial) and fresh noise is added.
 Denoising leans towards chance and does so twice in a denoised replicate: percentiles of those
 held the truth as rarely as 30 % of the time. So the replicates' deviations are added to the
 raw table, whose metrics are nearly unbiased, and are never denoised. Where a replicate's
 counts leave a metric undefined, it takes its worst value below and its best above, as Fieller
 (1954) has it for ratios: when noise drowns the data, the interval is the whole range. The
-union of the percentile and the basic interval is taken, made longer by the error of binning
+union of the percentile and the basic interval is taken, moved back where noise has put the raw
+metric beyond its range, made longer by the error of binning
 and, where it must be, to hold the estimate. Replicates of different classes share the labels
 only, so macro intervals neglect some correlation.
 
@@ -141,7 +143,7 @@ def estimate_metrics(
     center = np.clip(_chance(num_classes(tables)), low, high)
     if total > SOME:
         clean = denoise(tables, total)
-        center = np.clip(metric_values(clean, edges, missing=center, skip=True), low, high)
+        center = np.clip(_center(tables, clean, edges, center), low, high)
         replicates = _redraw(tables, clean, total, stddev, generator, num_replicates)
         low, high = _interval(tables, replicates, edges, skip=stddev == 0)
         low, high = _widen(center, low, high, np.abs(center - _coarse(clean, edges, center)))
@@ -158,6 +160,20 @@ def _chance(classes: int) -> FloatArray:
     """Returns what stands for metrics without records: those of uniform predictions, (6,)."""
     brier = 0.25 if classes == 2 else 1 - 1 / classes
     return np.array([0.5, 1 / classes, math.log(classes), brier, 1 / classes, 1 / classes])
+
+
+def _center(tables: Tables, clean: Tables, edges: Edges, missing: FloatArray) -> FloatArray:
+    """Returns the estimates: of the denoised table, but the accuracy of several classes of the raw one.
+
+    Denoising K^2 cells moves right answers, which fill K of them, to the wrong ones; their sum over
+    a total is unbiased and hardly noisy. Root mean squared error on held-out digits (360 records,
+    noise 3 and 6): 0.03 and 0.05 instead of 0.06 and 0.13.
+    """
+    smooth = metric_values(clean, edges, missing=missing, skip=True)
+    if CONFUSION not in tables:
+        return smooth
+    raw = metric_values(tables, edges, missing=missing, skip=True)
+    return np.where(np.isin(METRIC_NAMES, "accuracy"), raw, smooth)
 
 
 def _redraw(
@@ -207,9 +223,30 @@ def _interval(
     raw_worst, raw_best = _bounds(tables, edges)
     mirror = raw_worst + raw_best
     worst, best = _bounds(replicates, edges)
-    low = np.quantile(worst, (1 - _LEVEL) / 2, axis=0)
-    high = np.quantile(best, (1 + _LEVEL) / 2, axis=0)
-    return np.minimum(low, mirror - high), np.maximum(high, mirror - low)
+    low, high = _quantiles(worst, best)
+    low, high = np.minimum(low, mirror - high), np.maximum(high, mirror - low)
+    beyond_low, beyond_high = _beyond(tables, replicates, edges)
+    return np.minimum(low, beyond_low), np.maximum(high, beyond_high)
+
+
+def _quantiles(worst: FloatArray, best: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return np.quantile(worst, (1 - _LEVEL) / 2, axis=0), np.quantile(best, (1 + _LEVEL) / 2, axis=0)
+
+
+def _beyond(tables: Tables, replicates: Tables, edges: Edges) -> tuple[FloatArray, FloatArray]:
+    """Returns an interval for metrics whose raw value lies outside their range, else an empty one, (6,) twice.
+
+    Noise can put an AUC above 1. Then most replicates lie above 1 too, and what is left of the
+    interval after cutting is a sliver that says more than is known and seldom holds the truth,
+    though such cases are rare enough for the coverage over all runs. So it keeps its length and
+    is moved to the end of the range, as if the raw value had been that end.
+    """
+    limits = metric_limits(tables, edges)
+    raw = metric_values(tables, edges, missing=(limits[0] + limits[1]) / 2, skip=False)
+    worst, best = (metric_values(replicates, edges, missing=end, skip=False) for end in limits)
+    low, high = _quantiles(worst, best)
+    moved = np.clip(raw, *limits) - raw
+    return np.where(moved < 0, low + moved, np.inf), np.where(moved > 0, high + moved, -np.inf)
 
 
 def _bounds(tables: Tables, edges: Edges) -> tuple[FloatArray, FloatArray]:

@@ -59,6 +59,7 @@ class BudgetRow:
     title: str
     epsilon: float
     used: str
+    by_this_run: str
     left: str
 
 
@@ -81,10 +82,17 @@ def budget_rows(budgets: Sequence[Budget]) -> tuple[BudgetRow, ...]:
             title=_SPLITS.get(each.split, each.split),
             epsilon=each.epsilon,
             used=percent(min(each.used, 1.0)),
+            by_this_run=percent(each.by_this_run) if each.by_this_run else "nothing",
             left=plural(each.runs_left, "run") if each.runs_left else "none",
         )
         for each in budgets
     )
+
+
+def scarcest(budgets: Sequence[Budget]) -> BudgetRow | None:
+    """Returns the budget that affords the fewest runs like this one; None where none is known."""
+    ordered = sorted(budgets, key=lambda each: (each.runs_left, -each.used))
+    return budget_rows(ordered[:1])[0] if ordered else None
 
 
 def _slice_report(group: SliceGroup, auc: Estimate) -> SliceReport:

@@ -78,6 +78,7 @@ class Budget:
       epsilon: that the lifetime budget amounts to, at `delta`.
       delta: of that budget.
       used: share of the budget that runs hold, this one included.
+      by_this_run: share of the budget that this run claimed; 0 if it asked nobody.
       runs_left: further runs like this one that it affords.
     """
 
@@ -85,7 +86,17 @@ class Budget:
     epsilon: float
     delta: float
     used: float
+    by_this_run: float
     runs_left: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """A command that does the run again with fresh noise, and the file of settings that it reads, as YAML."""
+
+    command: str
+    file: str
+    settings: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +129,7 @@ class RunEvidence:
       rounds: of training, in order.
       budgets: what is left for later runs, where it is known.
       versions: of the model, this one last.
+      repetition: how to do it again, where one command can.
     """
 
     description: str
@@ -134,3 +146,4 @@ class RunEvidence:
     rounds: tuple[RoundEvidence, ...] = ()
     budgets: tuple[Budget, ...] = ()
     versions: tuple[VersionEvidence, ...] = ()
+    repetition: Repetition | None = None

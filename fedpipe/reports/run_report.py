@@ -103,6 +103,7 @@ def _privacy(evidence: RunEvidence) -> dict[str, Any]:
         "false_alarms": costs.FALSE_ALARMS,
         "dropouts": costs.dropout_words(certificate),
         "budgets": comparison.budget_rows(evidence.budgets),
+        "scarcest": comparison.scarcest(evidence.budgets),
         "learning": learning.learning_report(evidence.rounds, certificate),
         "chart_size": (charts.CHART_WIDTH, charts.CHART_HEIGHT),
     }
@@ -138,9 +139,11 @@ def _quality(summary: RunSummary, evidence: RunEvidence) -> dict[str, Any]:
 
 def _data(evidence: RunEvidence) -> dict[str, Any]:
     counts, class_names = evidence.counts, evidence.schema.label.names
+    span_rows = spans.span_rows(counts)
     num_cells = len(counts.label_counts) * spans.num_spans(counts)
     return {
-        "spans": spans.span_rows(counts),
+        "spans": span_rows,
+        "num_drifted": sum(row.drifted for row in span_rows),
         "classes": tables.class_rows(counts, class_names),
         "class_margin": wording.margin(counts.label_noise_stddev * math.sqrt(num_cells)),
         "clients": tables.client_table(counts, evidence.certificate, class_names),

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.learning.evaluation import Metrics
 from fedpipe.ledger.certificate import PrivacyStatement
+from fedpipe.reports.evidence import Budget
 
 
 class _Frozen(BaseModel):
@@ -32,7 +33,13 @@ class SimulationOnly(_Frozen):
 
 
 class RunSummary(_Frozen):
-    """What a run did. Everything outside `simulation_only` is charged or public."""
+    """What a run did. Everything outside `simulation_only` is charged or public.
+
+    Attributes:
+      budgets: what is left for later runs, where it is known.
+      reused: by step that was taken from another run, that run.
+      resumed: whether a step was begun more than once.
+    """
 
     run_id: str
     status: str
@@ -47,3 +54,6 @@ class RunSummary(_Frozen):
     simulation_only: SimulationOnly | None
     paths: Paths
     timings_seconds: dict[str, float]
+    budgets: tuple[Budget, ...] = ()
+    reused: dict[str, str] = {}
+    resumed: bool = False

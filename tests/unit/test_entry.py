@@ -143,3 +143,19 @@ def test_a_folder_with_packages_of_the_same_names_does_not_win(
     assert done.stdout == ""
     assert "absent.csv" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_during_imports_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nclass Stop:\n    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n            raise KeyboardInterrupt\nsys.meta_path.insert(0, Stop())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "from fedpipe.start import main; main()"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "fedpipe: interrupted. Nothing was begun.\n"

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from fedpipe.doctor import Check
 from fedpipe.learning.evaluation import Estimate, Metrics
 from fedpipe.ledger.certificate import PrivacyStatement
+from fedpipe.reports.evidence import Budget
 from fedpipe.reports.summary import Paths, RunSummary, SimulationOnly
 from fedpipe.terminal import TerminalProgress, print_checks, print_summary, terminal_progress
 
@@ -76,6 +77,35 @@ def test_exact_figures_are_marked_as_known_in_simulation_only() -> None:
 
 def test_what_clients_say_cannot_format_the_terminal() -> None:
     assert "a [bold]client[/bold] says: no" in printed(summary())
+
+
+def spent(by_this_run: float, **fields: Any) -> str:
+    budgets = (
+        Budget(split="train", epsilon=9, delta=1e-5, used=0.5, by_this_run=by_this_run, runs_left=2),
+        Budget(split="eval", epsilon=9, delta=1e-5, used=0.2, by_this_run=0, runs_left=7),
+    )
+    return printed(summary().model_copy(update={"budgets": budgets, **fields}))
+
+
+def test_the_summary_says_what_the_run_spent_and_what_is_left_where_least_is() -> None:
+    text = spent(0.25)
+    assert "Spent 25 % of the lifetime budget" in text
+    assert "Left for later: 2 runs like this one." in text
+    assert "Taken from" not in text
+    assert "Resumed" not in text
+
+
+def test_a_cached_run_spent_nothing_and_names_the_run_that_did() -> None:
+    text = spent(0, reused={"statistics": "run-0", "train": "run-0"})
+    assert "Spent nothing: the steps come from run run-0" in text
+    assert "%" not in text[text.index("Spent") :].partition("\n")[0]
+
+
+def test_a_partly_cached_run_says_what_it_took_and_what_it_spent() -> None:
+    text = spent(0.125, reused={"statistics": "run-0"}, resumed=True)
+    assert "Spent 12 %" in text
+    assert "Taken from run run-0, at no charge: statistics." in text
+    assert "Resumed: what clients had answered before was not charged again." in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])

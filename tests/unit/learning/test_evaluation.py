@@ -125,6 +125,26 @@ class TestEstimates:
         assert many == estimate_metrics(counts, bins, noise_stddev=10, num_clients=1, generator=generators[1])
 
 
+class TestAccuracyOfManyClasses:
+    def trials(self, stddev: float) -> tuple[list[Metrics], float]:
+        rng, bins = np.random.default_rng(21), ScoreBins.around(0.1)
+        scores, labels = class_records(360, 10, rng)
+        counts = score_histograms(scores, labels, bins)
+        found = [evaluate(add_noise(counts, stddev, rng), bins, stddev, 60) for _ in range(40)]
+        return found, exact_metrics(scores, labels)["accuracy"]
+
+    def test_noise_does_not_lower_the_estimate(self) -> None:
+        found, exact = self.trials(6.0)
+        assert np.mean([each.accuracy.estimate for each in found]) == pytest.approx(exact, abs=0.02)
+
+    def test_the_interval_holds_it_and_is_as_narrow_as_the_right_answers_allow(self) -> None:
+        found, exact = self.trials(6.0)
+        held = np.mean([each.accuracy.lower <= exact <= each.accuracy.upper for each in found])
+        assert held >= 0.9
+        # Ten cells of noise over 360 records: 6 * sqrt(10) / 360 = 0.05; all hundred would give 0.17.
+        assert np.mean([each.accuracy.upper - each.accuracy.lower for each in found]) < 0.3
+
+
 class TestDenoising:
     def test_projection_keeps_the_total_and_is_not_negative(self) -> None:
         counts = np.random.default_rng(9).normal(2, 10, size=(50, 12))
@@ -233,6 +253,24 @@ class TestCoverage:
                 part = getattr(found, name)
                 held[name] += part.lower <= truth[name] <= part.upper
         return {name: count / self.TRIALS for name, count in held.items()}
+
+    def test_an_interval_is_no_sliver_where_noise_puts_the_figures_beyond_their_range(self) -> None:
+        bins, rng = ScoreBins.around(0.5), np.random.default_rng(31)
+        scores, labels = binary_records(110, 4.0, rng)
+        exact, held, widths = exact_metrics(scores, labels), 0, []
+        counts = score_histograms(scores, labels, bins)
+        middle = np.asarray(bins.edges) < 0.5
+        while len(widths) < 30:
+            noisy = add_noise(counts, 1.9, rng)
+            table = noisy["scores"].astype(float)
+            wrong = table[0, ~middle[:-1]].sum() + table[1, middle[:-1]].sum()
+            if wrong >= 0:
+                continue
+            found = evaluate(noisy, bins, 1.9).accuracy
+            widths.append(found.upper - found.lower)
+            held += found.lower <= exact["accuracy"] <= found.upper
+        assert held >= 28
+        assert min(widths) > 0.08
 
     @pytest.mark.parametrize(("size", "stddev"), [(60, 0.0), (40, 2.0), (150, 5.0), (150, 15.0)])
     def test_intervals_hold_the_truth(self, size: int, stddev: float) -> None:

@@ -177,7 +177,9 @@ def make_evidence() -> Callable[..., RunEvidence]:
                 )
                 for n in range(1, 6)
             ),
-            budgets=(Budget(split="train", epsilon=3.5, delta=1e-5, used=1 / 3, runs_left=2),),
+            budgets=(
+                Budget(split="train", epsilon=3.5, delta=1e-5, used=1 / 3, by_this_run=0.25, runs_left=2),
+            ),
             versions=tuple(_version(number) for number in (2, 3)),
         )
 

@@ -57,7 +57,7 @@ def test_versions_are_compared_from_the_second_on(
 
 
 def test_a_budget_says_what_it_affords() -> None:
-    budget = Budget(split="eval", epsilon=3.5, delta=1e-5, used=1.0 + 1e-12, runs_left=0)
+    budget = Budget(split="eval", epsilon=3.5, delta=1e-5, used=1.0 + 1e-12, by_this_run=0.0, runs_left=0)
     [row] = budget_rows([budget])
     assert (row.title, row.left) == ("Held-out records", "none")
     assert row.used.replace("\u00a0", " ") == "100 %"

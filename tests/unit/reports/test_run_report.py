@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fedpipe.learning.evaluation import Estimate
 from fedpipe.ledger.certificate import Certificate
-from fedpipe.reports.evidence import Finding, RunEvidence
+from fedpipe.reports.evidence import Finding, Repetition, RunEvidence
 from fedpipe.reports.run_report import guarantee, render_report
 from fedpipe.reports.summary import RunSummary
 
@@ -179,6 +180,52 @@ def test_chance_level_model_is_never_praised(
     assert "not distinguishable from chance" in words
     assert "Better than chance" not in words
     assert "No quality is claimed" in words
+
+
+def test_first_screen_says_against_whom_and_what_is_left(
+    make_certificate_of: MakeCertificate, make_summary: MakeSummary, make_evidence: Make
+) -> None:
+    certificate = make_certificate_of()
+    evidence = dataclasses.replace(make_evidence(certificate), slices=())
+    words = _Page(render_report(make_summary(certificate), evidence)).words()
+    first = words[: words.index("What is not protected")]
+    for part in ("Against everybody who sees what clients send", "25 % by this run", "left: 2 runs"):
+        assert part in first.replace("\u00a0", " ")
+    assert "Nothing suspicious was found, as far as the noise lets one see." in first
+
+
+def test_slices_that_deserve_a_look_are_named_on_the_first_screen(
+    make_certificate_of: MakeCertificate, make_summary: MakeSummary, make_evidence: Make
+) -> None:
+    certificate = make_certificate_of()
+    evidence = make_evidence(certificate)
+    [group] = evidence.slices
+    [one] = group.slices
+    apart = one.model_copy(update={"predicted": Estimate(estimate=0.9, lower=0.88, upper=0.92)})
+    flagged = dataclasses.replace(evidence, slices=(group.model_copy(update={"slices": (apart,)}),))
+    words = _Page(render_report(make_summary(certificate), flagged)).words()
+    assert "1 slice of 1 where what was observed and what was predicted lie apart" in words
+    assert "Nothing suspicious" not in words
+
+
+def test_page_says_how_to_do_the_run_again(
+    make_certificate_of: MakeCertificate, make_summary: MakeSummary, make_evidence: Make
+) -> None:
+    certificate = make_certificate_of()
+    again = Repetition(command="fedpipe simulate --seed 7", file="run.yaml", settings="name: <tumours>\n")
+    evidence = dataclasses.replace(make_evidence(certificate), repetition=again)
+    page = render_report(make_summary(certificate), evidence)
+    assert "<code>fedpipe simulate --seed 7</code>" in page
+    assert "name: &lt;tumours&gt;" in page
+
+
+def test_results_of_an_earlier_run_are_told_from_those_that_this_run_paid_for(
+    make_certificate_of: MakeCertificate, make_summary: MakeSummary, make_evidence: Make
+) -> None:
+    certificate = make_certificate_of()
+    summary = make_summary(certificate).model_copy(update={"reused": {"train": "run-0"}})
+    words = _Page(render_report(summary, make_evidence(certificate))).words()
+    assert "charged to them, not to this one: train (run run-0)" in words
 
 
 def test_no_page_calls_a_model_good(page: str) -> None:
