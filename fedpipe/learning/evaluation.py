@@ -234,7 +234,7 @@ def _quantiles(worst: FloatArray, best: FloatArray) -> tuple[FloatArray, FloatAr
 
 
 def _beyond(tables: Tables, replicates: Tables, edges: Edges) -> tuple[FloatArray, FloatArray]:
-    """Returns an interval for metrics whose raw value lies outside their range, else an empty one, (6,) twice.
+    """Returns an interval for metrics whose raw value is outside their range, else an empty one, (6,) twice.
 
     Noise can put an AUC above 1. Then most replicates lie above 1 too, and what is left of the
     interval after cutting is a sliver that says more than is known and seldom holds the truth,

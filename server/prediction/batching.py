@@ -129,7 +129,7 @@ class Batcher:
             timer.cancel()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts what waits: in the next turn if it is as much as can be hoped for, else when no more comes."""
+        """Starts what waits: in the next turn if it is all that can be hoped for, else when no more comes."""
         if self._num_running >= self._max_parallel:
             return
         enough = len(self._waiting) >= self._hoped_for()

@@ -47,7 +47,7 @@ def run_server(options: ServeOptions, say: Say) -> None:
     """
     keys = options.check()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # TensorFlow's modules are 400,000 objects: the collector took half of the time looking at them again and again.
+    # TensorFlow's modules are 400,000 objects: the collector took half of the time looking at them again.
     gc.collect()
     gc.freeze()
     asyncio.run(_Server(options, keys, say).serve())
