@@ -34,7 +34,6 @@ problem:
     columns:
       amount: {type: numeric, minimum: 0, maximum: 1000}
       channel: {type: categorical, vocabulary: [letter, phone, web]}
-  federation: {partition: file}
   model: {name: weekly}
   training: {num_rounds: 6, min_cohort: 2, round_timeout_seconds: 1}
 """
