@@ -135,6 +135,9 @@ class Scenario(_Strict):
             | {
                 "spans": {"last": len(wanted), "until": wanted[-1]},
                 "validation": least | validation,
+                # A client without records in the window stays itself: its blocks are its own.
+                "federation": self.problem.get("federation", {})
+                | {"partition": "file", "small_clients": "keep"},
                 "privacy": self.problem.get("privacy", {}) | {"lifetime_runs": self.window},
             },
             source="the scenario's problem",

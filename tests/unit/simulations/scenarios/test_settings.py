@@ -34,6 +34,11 @@ def test_a_block_affords_as_many_runs_as_the_window_has_weeks(make_scenario: Mak
     assert make_scenario(window=3).config(1).privacy.lifetime_runs == 3
 
 
+def test_every_client_is_its_own_file_however_few_records_it_has(make_scenario: Make) -> None:
+    federation = make_scenario().config(1).federation
+    assert (federation.partition, federation.small_clients) == ("file", "keep")
+
+
 def test_weeks_pass_the_end_of_a_year(make_scenario: Make) -> None:
     assert make_scenario().span(52) == "2026-W53"
     assert make_scenario().span(53) == "2027-W01"
