@@ -28,7 +28,7 @@ State = Literal["ok", "missing", "not needed"]
 MIN_MEMORY_BYTES = 2 * 2**30
 MIN_DISK_BYTES = 2**30
 MIN_SQLITE = (3, 35)
-PORTS = {8500: "gRPC", 8501: "REST"}
+PORTS = {8500: ("gRPC", "--grpc-port"), 8501: ("REST", "--rest-port")}
 PACKAGES = (
     "tensorflow",
     "tensorflow-privacy",
@@ -43,6 +43,7 @@ PACKAGES = (
     "sqlalchemy",
 )
 _INSTALL = "make install (in a checkout), or: pip install fedpipe"
+_KEEP_LEDGER = "restore it from a backup: a new ledger would forget what was spent"
 _LOCK = Path(__file__).parent.parent / "requirements" / "main.txt"
 _EXTRAS = {
     "ray": ("Ray engine", "flwr[simulation]>=1.23,<1.24"),
@@ -219,7 +220,11 @@ def _workspace(path: Path) -> Iterator[Check]:
         return
     yield _needed("workspace", True, str(path), "")
     if workspace.ledger_path.exists():
-        yield _ledger(workspace.ledger_path)
+        yield _database("ledger", workspace.ledger_path, "blocks", _KEEP_LEDGER)
+    if workspace.metadata_path.exists():
+        yield _database("paper trail", workspace.metadata_path, "Execution", "restore it from a backup")
+        if not workspace.ledger_path.exists() and any(workspace.runs_dir.glob("*/claim.json")):
+            yield _needed("ledger", False, "gone, though runs have spent budgets here", _KEEP_LEDGER)
     begun = sorted(workspace.runs_dir.glob("*/request.json"), key=lambda file: file.stat().st_mtime_ns)
     if begun and not (begun[-1].parent / "summary.json").exists():
         run = begun[-1].parent.name
@@ -227,15 +232,16 @@ def _workspace(path: Path) -> Iterator[Check]:
         yield _optional("last run", False, f"{run} was interrupted, or is still running", resume)
 
 
-def _ledger(path: Path) -> Check:
-    restore = "restore it from a backup: a new ledger would forget what was spent"
+def _database(name: str, path: Path, table: str, restore: str) -> Check:
+    """Checks a SQLite file and counts the rows of its main table."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2)) as connection:
             health = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-            blocks = connection.execute("SELECT count(*) FROM blocks").fetchone()[0]
+            rows = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608  ours
     except sqlite3.Error as error:
-        return _needed("ledger", False, str(error), restore)
-    return _needed("ledger", health == "ok", f"{blocks} blocks" if health == "ok" else health, restore)
+        return _needed(name, False, str(error), restore)
+    found = f"{rows} {table.lower().removesuffix('s')}s" if health == "ok" else health
+    return _needed(name, health == "ok", found, restore)
 
 
 def _extras() -> Iterator[Check]:
@@ -251,10 +257,10 @@ def _extras() -> Iterator[Check]:
         "install python3.10 beside this Python",
     )
     yield _optional("Docker", False, "never needed")
-    for port, protocol in PORTS.items():
+    for port, (protocol, option) in PORTS.items():
         free = _is_free(port)
         found = "free" if free else "in use by another program"
-        yield _optional(f"port {port}", free, f"{found} (serving, {protocol})", "serve on another port")
+        yield _optional(f"port {port}", free, f"{found} (serving, {protocol})", f"fedpipe serve {option} 0")
 
 
 def _python_310() -> str | None:

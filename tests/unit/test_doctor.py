@@ -58,6 +58,21 @@ def test_a_workspace_is_looked_into(tmp_path: Path) -> None:
     assert not [check for check in examine(workspace.root, deep=False) if check.name == "last run"]
 
 
+def test_a_damaged_paper_trail_is_missing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    workspace.metadata_path.write_bytes(b"SQLite format 3\0 and then nothing sensible" * 100)
+    assert found("paper trail", workspace.root).state == "missing"
+
+
+def test_a_ledger_that_is_gone_is_missing_once_a_run_has_claimed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    sqlite3.connect(workspace.metadata_path).execute("CREATE TABLE Execution (id INTEGER)").connection.close()
+    assert "ledger" not in {each.name for each in examine(workspace.root, deep=False)}
+    (workspace.make_step_dir("run-1", "ingest").parent / "claim.json").write_text("{}")
+    ledger = found("ledger", workspace.root)
+    assert (ledger.state, ledger.found) == ("missing", "gone, though runs have spent budgets here")
+
+
 def test_a_damaged_ledger_is_missing_and_to_be_restored(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     workspace.ledger_path.write_bytes(b"SQLite format 3\0 and then nothing sensible" * 100)
@@ -88,9 +103,9 @@ def test_a_port_in_use_is_said_and_not_needed(tmp_path: Path, monkeypatch: pytes
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        monkeypatch.setattr(doctor, "PORTS", {port: "REST"})
+        monkeypatch.setattr(doctor, "PORTS", {port: ("REST", "--rest-port")})
         check = found(f"port {port}", tmp_path)
-    assert (check.state, check.remedy) == ("not needed", "serve on another port")
+    assert (check.state, check.remedy) == ("not needed", "fedpipe serve --rest-port 0")
 
 
 @pytest.mark.parametrize(("state", "code"), [("missing", 2), ("not needed", 0)])
