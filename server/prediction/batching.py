@@ -129,7 +129,7 @@ class Batcher:
             timer.cancel()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts what waits: in the next turn if it is all that can be hoped for, else when no more comes."""
+        """Starts what waits: at once if that is as much as can be hoped for, else when no more comes."""
         if self._num_running >= self._max_parallel:
             return
         enough = len(self._waiting) >= self._hoped_for()
@@ -260,7 +260,7 @@ class Batcher:
 
 def _batch_key(signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> tuple[int, Hashable]:
     """Returns the number of rows and what calls must have in common to be joined; a lone call has 0 rows."""
-    if not signature.batchable:
+    if not signature.batchable or any(array.ndim == 0 for array in inputs):
         return 0, None
     num_rows = len(inputs[0])
     if any(len(array) != num_rows for array in inputs):

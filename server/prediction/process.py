@@ -9,6 +9,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,8 +47,9 @@ def run_server(options: ServeOptions, say: Say) -> None:
       ConfigError: the options do not go together, or a port is taken.
     """
     keys = options.check()
+    _check_certificate(options)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # TensorFlow's modules are 400,000 objects: the collector took half of the time looking at them again.
+    # TensorFlow's modules are 400,000 objects, which a collection looked at for half a second each time.
     gc.collect()
     gc.freeze()
     asyncio.run(_Server(options, keys, say).serve())
@@ -126,7 +128,7 @@ class _Server:
             ssl_certfile=options.tls_cert,
             ssl_keyfile=options.tls_key,
         )
-        _load(config)
+        config.load()
         config.http_protocol_class = bounded_protocol(config.http_protocol_class, options.client_seconds)
         return _WebServer(config), bound
 
@@ -196,13 +198,17 @@ class _WebServer(uvicorn.Server):
         yield
 
 
-def _load(config: uvicorn.Config) -> None:
+def _check_certificate(options: ServeOptions) -> None:
+    if options.tls_cert is None or options.tls_key is None:
+        return
     try:
-        config.load()
+        # An encrypted key would otherwise ask the terminal for its password.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.tls_cert, options.tls_key, password="")
     except OSError as error:  # of which ssl.SSLError is one
         raise ConfigError(
-            f"Expected a PEM certificate in {config.ssl_certfile} and its unencrypted key in "
-            f"{config.ssl_keyfile}, found something else."
+            f"Expected a PEM certificate in {options.tls_cert} and its unencrypted key in "
+            f"{options.tls_key}, found something else."
         ) from error
 
 

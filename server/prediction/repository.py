@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from server.prediction.batching import Batcher, Observe
-from server.prediction.errors import ServingError
+from server.prediction.errors import Code, ServingError
 from server.prediction.servable import Servable
 from server.prediction.sources import Catalogue, Fingerprint, ModelSource, find_versions, fingerprint
 from server.prediction.versions import LoadedVersion, Models, ServedModel, State
@@ -121,10 +121,11 @@ class Repository:
         loop = asyncio.get_running_loop()
         try:
             loaded = await loop.run_in_executor(self._loaders, self._make, name, version, path)
-        except ServingError as error:
+        except Exception as error:  # whatever a model brings along, the others go on
+            reason = error if isinstance(error, ServingError) else _unforeseen(error)
             model.broken[version] = files
-            model.set_state(version, State.END, code=error.code, error=str(error))
-            logger.warning("Model %s:%d cannot be served. %s", name, version, error)
+            model.set_state(version, State.END, code=reason.code, error=str(reason))
+            logger.warning("Model %s:%d cannot be served. %s", name, version, reason)
             return
         model.broken.pop(version, None)
         model.loaded[version] = loaded
@@ -174,6 +175,10 @@ class Repository:
         statuses = self.models.by_name[name].statuses.values()
         if all(status.state is State.END for status in statuses):
             del self.models.by_name[name]
+
+
+def _unforeseen(error: Exception) -> ServingError:
+    return ServingError(Code.INTERNAL, f"Expected a model that loads, found {type(error).__name__}.")
 
 
 def _look(catalogue: Catalogue) -> Found:

@@ -48,7 +48,7 @@ class Servable:
         try:
             with self._session.graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
-            self.signatures = read_signatures(meta_graph.signature_def)
+            self.signatures = read_signatures(meta_graph.signature_def, self._is_placeholder)
         except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, DecodeError) as error:
             self.close()
             reason = " ".join(str(error).split())[:300]
@@ -102,6 +102,10 @@ class Servable:
             )
             for name, signature in self.signature_defs.items()
         }
+
+    def _is_placeholder(self, tensor: str) -> bool:
+        # Sparse and composite inputs have no tensor of their own.
+        return not tensor or self._session.graph.get_tensor_by_name(tensor).op.type == "Placeholder"
 
     def _callable(self, signature: Signature, outputs: tuple[str, ...]) -> Callable[..., Arrays]:
         key = (signature.name, outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class TensorSpec:
       dtype: NumPy's type; object for strings, which are bytes.
       data_type: the number of TensorFlow's DataType.
       shape: None for a size that varies; None as a whole for an unknown rank.
+      is_strict: whether requests must have that shape. Where a signature begins behind a placeholder, as
+        those that parse examples do, TensorFlow takes what its operations take.
       known_shapes: of earlier inputs, by their encoded TensorShapeProto; all fit `shape`.
     """
 
@@ -40,6 +42,7 @@ class TensorSpec:
     dtype: np.dtype[Any]
     data_type: int
     shape: tuple[int | None, ...] | None
+    is_strict: bool = True
     known_shapes: dict[bytes, tuple[tuple[int, ...], int]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -58,7 +61,7 @@ class TensorSpec:
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises ServingError unless `shape` fits."""
-        if self.shape is None:
+        if self.shape is None or not self.is_strict:
             return
         if len(shape) == len(self.shape) and all(
             size is None or size == found for size, found in zip(self.shape, shape, strict=True)
@@ -99,10 +102,17 @@ class Signature:
         )
 
 
-def read_signatures(signature_defs: Mapping[str, Any]) -> dict[str, Signature]:
-    """Returns the signatures that clients may call, by name."""
+def read_signatures(
+    signature_defs: Mapping[str, Any], is_placeholder: Callable[[str], bool]
+) -> dict[str, Signature]:
+    """Returns the signatures that clients may call, by name.
+
+    Args:
+      signature_defs: of a SavedModel.
+      is_placeholder: of the name of a tensor in its graph.
+    """
     return {
-        name: _read_signature(name, signature)
+        name: _read_signature(name, signature, is_placeholder)
         for name, signature in sorted(signature_defs.items())
         if not name.startswith(_INTERNAL_PREFIX)
     }
@@ -134,8 +144,11 @@ def find_signature(signatures: Mapping[str, Signature], name: str, *, method_nam
     return found
 
 
-def _read_signature(name: str, signature: Any) -> Signature:
-    inputs = {alias: _read_spec(alias, info) for alias, info in sorted(signature.inputs.items())}
+def _read_signature(name: str, signature: Any, is_placeholder: Callable[[str], bool]) -> Signature:
+    inputs = {
+        alias: _read_spec(alias, info, is_strict=is_placeholder(info.name))
+        for alias, info in sorted(signature.inputs.items())
+    }
     outputs = {alias: _read_spec(alias, info) for alias, info in sorted(signature.outputs.items())}
     return Signature(
         name=name,
@@ -155,7 +168,7 @@ def _varies_in_rows(spec: TensorSpec) -> bool:
     return _is_dense(spec) and spec.shape is not None and len(spec.shape) > 0 and spec.shape[0] is None
 
 
-def _read_spec(name: str, info: Any) -> TensorSpec:
+def _read_spec(name: str, info: Any, *, is_strict: bool = True) -> TensorSpec:
     shape = None
     if not info.tensor_shape.unknown_rank:
         shape = tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim)
@@ -166,4 +179,5 @@ def _read_spec(name: str, info: Any) -> TensorSpec:
         dtype=np.dtype(dtype.as_numpy_dtype if dtype not in (tf.variant, tf.resource) else object),
         data_type=info.dtype,
         shape=shape,
+        is_strict=is_strict,
     )

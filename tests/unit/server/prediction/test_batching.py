@@ -171,3 +171,26 @@ def test_scalars_are_never_joined(half: Path, name: str) -> None:
     servable = Servable(half, num_threads=1)
     assert not servable.signatures[name].batchable
     servable.close()
+
+
+def test_callers_that_ask_again_and_again_end_up_in_one_batch() -> None:
+    num_callers, model = 12, Model()
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(model.run, executor, max_rows=64, max_parallel=1)
+
+            async def call() -> None:
+                for _ in range(60):
+                    await batcher.submit(SIGNATURE, [floats([1.0])], ("y",), timeout_seconds=30)
+                    await asyncio.sleep(0)  # the way to the client and back
+
+            async def call_later(number: int) -> None:
+                await asyncio.sleep(0.0002 * number)
+                await call()
+
+            await asyncio.gather(*map(call_later, range(num_callers)))
+
+    asyncio.run(run())
+    middle = model.sizes[len(model.sizes) // 3 : len(model.sizes) // 2]
+    assert np.median(middle) == num_callers

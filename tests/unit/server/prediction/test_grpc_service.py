@@ -34,7 +34,8 @@ def call(models: Path, use: Callable[[Any, Any], Awaitable[Any]], **options: Any
     """Returns what `use` makes of stubs for both services."""
 
     async def with_server(served: Served) -> Any:
-        server = grpc.aio.server()
+        # Without this, two test processes may listen on one port and answer each other's clients.
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             PredictionServicer(served.service), server
         )
@@ -188,6 +189,10 @@ def test_a_reload_serves_what_it_lists_and_opens_nothing_else(models: Path, tmp_
         config = asked.config.model_config_list.config.add(name="other", base_path=str(models / "half"))
         config.version_labels["stable"] = 123
         await management.HandleReloadConfigRequest(asked)
+        status = get_model_status_pb2.GetModelStatusRequest()
+        status.model_spec.name = "other"
+        [state] = (await management.GetModelStatus(status)).model_version_status
+        assert state.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE, state.status.error_message
         assert list((await stub.Predict(request(floats(1.0), name="other"))).outputs["y"].float_val) == [2.5]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Predict(request(floats(1.0)))
