@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedpipe.errors import ConfigError, FedpipeError
 SIBLINGS = ("clients", "server", "simulations")
 DATABASES = ("sqlite3", "sqlalchemy", "ml_metadata")
 INTERRUPTED = 130
+_MLMD = re.compile(r"Error when executing query: (.*?) query: .*")  # the statement is nobody's business
 
 
 def own_packages_first() -> None:
@@ -64,7 +66,8 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
         if not _is_from_database(error):
             raise
         # SQLAlchemy adds the statement and its values, which are nobody's business.
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        first = _first_cause(error)
+        reason = _MLMD.sub(r"\1", str(getattr(first, "orig", None) or first).splitlines()[0])
         _fail(f"Expected to read or write a database of the workspace, found: {reason}.", 2)
     sys.exit(code)
 
@@ -79,7 +82,14 @@ def _invoke(command: click.Command, arguments: Sequence[str], name: str) -> int:
     return 0
 
 
-def _is_from_database(error: Exception) -> bool:
+def _first_cause(error: BaseException) -> BaseException:
+    """Returns the database error that began it all: after a full disk, others follow that say less."""
+    while error.__context__ is not None and _is_from_database(error.__context__):
+        error = error.__context__
+    return error
+
+
+def _is_from_database(error: BaseException) -> bool:
     """Whether SQLite, SQLAlchemy or ML Metadata raised `error`; importing them to ask would be slow."""
     return any(kind.__module__.partition(".")[0] in DATABASES for kind in type(error).__mro__)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+_DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile names them
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
@@ -26,6 +30,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: 
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def clear_drafts(root: Path) -> None:
+    """Removes below `root` what was being written under a temporary name when its process died.
+
+    Nobody may be writing there. What is no longer needed may hold records or updates.
+    """
+    for folder, folders, names in os.walk(root):
+        for name in filter(_DRAFT.fullmatch, folders):
+            shutil.rmtree(Path(folder, name), ignore_errors=True)
+        for name in filter(_DRAFT.fullmatch, names):
+            Path(folder, name).unlink(missing_ok=True)
 
 
 def make_private_directory(directory: Path) -> None:

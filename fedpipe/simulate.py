@@ -13,7 +13,7 @@ from fedpipe.entry import own_packages_first, run_command
 from fedpipe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simulations.run import SimulationRequest
+    from simulations.request import SimulationRequest
 
 DEFAULT_CONFIG = "complaints"
 
@@ -78,7 +78,7 @@ def _request(
 ) -> SimulationRequest:
     from fedpipe.config import load_config
     from simulations.population import check_sources
-    from simulations.run import SimulationRequest
+    from simulations.request import SimulationRequest
 
     engines = [f"federation.engine={engine}"] if engine is not None else []
     config = load_config(name, [*overrides, *engines])

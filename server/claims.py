@@ -6,7 +6,7 @@ written down before anybody is asked, so that a resumed run adopts its claim as 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +16,7 @@ from fedpipe.federation import Clients, Refusal, Reply, Request
 from fedpipe.federation.cohort import ask_cohort
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import write_text
+from fedpipe.pipeline import ExecutionRecord
 
 CLAIM = "claim.json"
 CHARGED = ("statistics", "preprocess", "train", "analyze")
@@ -36,28 +37,36 @@ class Claim(BaseModel):
 
 
 def read_claim(directory: Path) -> Claim | None:
-    """Returns the claim of the run in `directory`, or None if it never made one.
-
-    Raises:
-      WorkspaceError: the file is damaged.
-    """
-    path = directory / CLAIM
+    """Returns the claim of the run in `directory`, or None if there is none that can be read."""
     try:
-        return Claim.model_validate_json(path.read_bytes()) if path.exists() else None
-    except ValidationError as error:
-        raise WorkspaceError(
-            f"Expected the claim of run {directory.name} in {path}, found it damaged: start a new run."
-        ) from error
+        return Claim.model_validate_json((directory / CLAIM).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def first_charged(executions: Iterable[ExecutionRecord]) -> str | None:
+    """Returns the first charged step that a run began itself: with it, its claim begins.
+
+    The paper trail knows it even when the claim's own file is gone.
+    """
+    begun = {execution.step for execution in executions if execution.state != "CACHED"}
+    return next((step for step in CHARGED if step in begun), None)
 
 
 class ClaimingClients:
-    """Implements `Clients` over others, and claims before the first charged step is asked."""
+    """Implements `Clients` over others, and claims before the first charged step is asked.
 
-    def __init__(self, clients: Clients, *, run_id: str, terms: RunTerms, directory: Path) -> None:
+    `first` is where the claim of an earlier process began, for when its file was lost.
+    """
+
+    def __init__(
+        self, clients: Clients, *, run_id: str, terms: RunTerms, directory: Path, first: str | None = None
+    ) -> None:
         self._clients = clients
         self._run_id = run_id
         self._terms = terms
         self._directory = directory
+        self._first = first
         self._claimed: Collection[str] = ()
 
     def ask(
@@ -74,7 +83,7 @@ class ClaimingClients:
         return self._clients.ask(request, timeout_seconds=timeout_seconds, only=only)
 
     def _claim(self, step: str) -> None:
-        claim = read_claim(self._directory) or Claim(steps=CHARGED[CHARGED.index(step) :])
+        claim = read_claim(self._directory) or Claim(steps=CHARGED[CHARGED.index(self._first or step) :])
         if step not in claim.steps:
             raise WorkspaceError(
                 f"Expected the files of step {step}, which this run found complete before, found them gone: "

@@ -15,7 +15,7 @@ from fedpipe.federation import Clients, Request
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import digest_json, write_text
 from fedpipe.pipeline import MetadataStore, Progress, RunRecord, Workspace, run_pipeline
-from server.claims import ClaimingClients, read_claim
+from server.claims import CLAIM, ClaimingClients, first_charged
 from server.cycle import Surroundings, make_pipeline
 from server.planning import make_terms, ways_out
 from server.steps.asking import Asker
@@ -85,7 +85,13 @@ def _run(
     progress: Progress,
     clock: Callable[[], datetime],
 ) -> None:
-    claiming = ClaimingClients(clients, run_id=request.run_id, terms=terms, directory=request.directory)
+    claiming = ClaimingClients(
+        clients,
+        run_id=request.run_id,
+        terms=terms,
+        directory=request.directory,
+        first=first_charged(metadata.executions(request.run_id)),
+    )
     around = Surroundings(
         config=request.config,
         asker=Asker(clients=claiming, run_id=request.run_id, terms=terms),
@@ -118,7 +124,7 @@ def _frozen_terms(request: RunRequest) -> RunTerms:
     except ValidationError as error:
         raise WorkspaceError(
             f"Expected the terms of run {request.run_id} in {path}, found them damaged or of another "
-            "fedpipe: start a new run."
+            "fedpipe: start a new run with --fresh."
         ) from error
 
 
@@ -155,7 +161,7 @@ class _Closing:
         """Closes the claim of `run`, if it made one; `own` says that these clients were asked for it."""
         if run.claim_closed:
             return
-        if read_claim(self.workspace.runs_dir / run.run_id) is None:
+        if not self._claimed(run):
             if own:  # it never will make one
                 self.metadata.update_run(run.run_id, claim_closed=True)
             return
@@ -165,3 +171,8 @@ class _Closing:
         # None of them knows the claim when the owners are other people, as with other data.
         if not refusals and (own or any(reply.values.get("closed") for reply in replies)):
             self.metadata.update_run(run.run_id, claim_closed=True)
+
+    def _claimed(self, run: RunRecord) -> bool:
+        # Somebody may have deleted the run's files: its reservations stand all the same.
+        file = self.workspace.runs_dir / run.run_id / CLAIM
+        return file.exists() or first_charged(self.metadata.executions(run.run_id)) is not None

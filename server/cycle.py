@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from fedpipe.config import Config
 from fedpipe.data.balance import Balance
 from fedpipe.data.transform import Transform
+from fedpipe.federation.training_state import CHECKPOINT
 from fedpipe.files import ordered_json, sha256
 from fedpipe.learning.builders import builder_digest
 from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
@@ -31,8 +32,8 @@ from server.steps.statistics import gather_statistics
 from server.steps.train import train
 from server.steps.validate import validate
 
-OPERATIONAL = {"round_timeout_seconds"}
-"""Training settings that decide how long to wait, never what comes out."""
+OPERATIONAL = {"round_timeout_seconds", "max_retries"}
+"""Training settings that decide how long to wait and how often to ask, never what is made of the answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,7 @@ def _data_steps(around: Surroundings) -> list[Step]:
 def _model_steps(around: Surroundings) -> list[Step]:
     asker, seed, settings = around.asker, around.seed, around.config.analyze
     terms = asker.terms
+    unused = set() if settings.slices else {"slice_bins"}
     return [
         Step(
             name="train",
@@ -138,11 +140,12 @@ def _model_steps(around: Surroundings) -> list[Step]:
             ),
             inputs=("spans", "statistics", "transform", "balance"),
             outputs={"model": artifacts.Model},
+            scratch=(CHECKPOINT,),
             settings=around.reading()
             | around.release("train")
             | {
                 "seed": seed,
-                "model": terms.model.model_dump(mode="json"),
+                "model": terms.model.model_dump(mode="json", exclude={"name"}),  # only `register` uses it
                 "builder": builder_digest(terms.model.builder) if terms.model.builder else None,
                 "training": terms.training.model_dump(mode="json", exclude=OPERATIONAL),
             },
@@ -160,7 +163,7 @@ def _model_steps(around: Surroundings) -> list[Step]:
             outputs={"evaluation": artifacts.Evaluation},
             settings=around.reading()
             | around.release("analyze")
-            | {"seed": seed, "analyze": settings.model_dump(mode="json")},
+            | {"seed": seed, "analyze": settings.model_dump(mode="json", exclude=unused)},
         ),
     ]
 

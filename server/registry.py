@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 from fedpipe.errors import WorkspaceError
 from fedpipe.pipeline import MetadataStore, Workspace
 from server.artifacts import ModelVersion
+
+_logger = logging.getLogger(__name__)
 
 
 def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> int:
@@ -30,14 +33,27 @@ def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> in
 
 
 def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelVersion]:
-    """Returns every registered version, oldest first.
+    """Returns every registered version whose file can be read, oldest first; the log tells of the others.
 
     Raises:
-      WorkspaceError: if a recorded version's file is gone or damaged.
+      WorkspaceError: no file can be read, of those that are recorded.
     """
-    return [
-        _read_version(workspace.root / record.uri) for record in metadata.artifacts_of_type("ModelVersion")
-    ]
+    paths = [workspace.root / record.uri for record in metadata.artifacts_of_type("ModelVersion")]
+    tried = [_try_version(path) for path in paths]
+    found = [each for each in tried if isinstance(each, ModelVersion)]
+    lost = [each for each in tried if isinstance(each, WorkspaceError)]
+    if lost and not found:
+        raise lost[0]
+    for each in lost:
+        _logger.warning("%s", each)
+    return found
+
+
+def _try_version(path: Path) -> ModelVersion | WorkspaceError:
+    try:
+        return _read_version(path)
+    except WorkspaceError as error:
+        return error
 
 
 def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) -> list[ModelVersion]:

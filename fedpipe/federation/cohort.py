@@ -215,5 +215,12 @@ def _too_few(
         wanted = f"min_cohort_fraction={settings.min_cohort_fraction:g}, {least}"
     return FederationError(
         f"Expected training.{wanted} clients or more to answer {request.step}, found {len(cohort.replies)}. "
-        f"{said} What was done is kept: once enough are back, go on with --resume."
+        f"{said} {_remedy(cohort)}"
     )
+
+
+def _remedy(cohort: Cohort) -> str:
+    """Returns what helps: to wait for those that are away, or to see to what the others refuse for."""
+    if all(is_transient(refusal) for refusal in cohort.refusals):
+        return "What was done is kept: once enough are back, go on with --resume."
+    return "What was done is kept: see to it, then go on with --resume, or start a new run with --fresh."

@@ -115,12 +115,13 @@ def load_state(path: Path, identity: str, start: TrainingState) -> TrainingState
             raise ValueError("Expected the arrays of this model and strategy, found others.")
     except Exception as error:  # zip, json and numpy raise many kinds for a damaged file
         raise WorkspaceError(
-            f"Expected a readable checkpoint at {path}, found it damaged: restore it, or start a new run."
+            f"Expected a readable checkpoint at {path}, found it damaged: restore it, or start a new run "
+            "with --fresh."
         ) from error
     if state is None:
         raise WorkspaceError(
             f"Expected a checkpoint of version {VERSION} at {path}, found version {version}: go on with the "
-            "fedpipe that wrote it, or start a new run."
+            "fedpipe that wrote it, or start a new run with --fresh."
         )
     return state if head["identity"] == identity else None
 

@@ -30,6 +30,7 @@ from fedpipe.data.transform import (
     VectorFeature,
     VocabularyFeature,
 )
+from fedpipe.errors import WorkspaceError
 from fedpipe.learning.architectures import build_model, probabilities
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.tensorflow_runtime import tf
@@ -44,7 +45,11 @@ def export_model(
     weights: Vector,
     class_names: tuple[str, ...],
 ) -> None:
-    """Writes the SavedModel into `directory`."""
+    """Writes the SavedModel into `directory`.
+
+    Raises:
+      WorkspaceError: it cannot be written there, as on a full disk.
+    """
     module = _ServedModel(transform, definition, weights, class_names)
     specs = {name: tf.TensorSpec([None, 1], tf.string, name=name) for name in transform.columns}
     examples = tf.TensorSpec([None], tf.string, name="inputs")
@@ -54,7 +59,13 @@ def export_model(
     }
     if len(class_names) == 2:
         signatures["regress"] = module.regress.get_concrete_function(examples)
-    tf.saved_model.save(module, str(directory), signatures=signatures)
+    try:
+        tf.saved_model.save(module, str(directory), signatures=signatures)
+    except tf.errors.OpError as error:  # where Python would raise OSError
+        raise WorkspaceError(
+            f"Expected to write a SavedModel into {directory}, found that TensorFlow cannot "
+            f"({type(error).__name__}): make room on the disk, then go on with --resume."
+        ) from error
     _set_method_names(directory, [name for name in signatures if name != "serving_default"])
 
 

@@ -179,7 +179,7 @@ class Ledger:
         if row.reply is None:
             raise LedgerError(
                 f"Expected a request of the current round, found {release.step} round "
-                f"{release.server_round}, whose reply is no longer kept: a new attempt is a new charge."
+                f"{release.server_round}, whose reply is no longer kept: a new run (--fresh) is a new charge."
             )
         return bytes(row.reply)
 
@@ -269,14 +269,16 @@ class Ledger:
             return False
         if row.terms_digest != terms_digest:
             raise LedgerError(
-                f"Expected the terms that claim {claim} was made with, found others: use a new run."
+                f"Expected the terms that claim {claim} was made with, found others: start a new run "
+                "with --fresh."
             )
         if row.state != "open":
-            raise LedgerError(f"Expected an open claim, found {claim} closed: use a new run.")
+            raise LedgerError(f"Expected an open claim, found {claim} closed: start a new run with --fresh.")
         pairs = {(str(block), name) for block, queries in wanted for name in queries}
         if reserved(connection, claim) != pairs:
             raise LedgerError(
-                f"Expected the blocks and steps that claim {claim} was made for, found others: use a new run."
+                f"Expected the blocks and steps that claim {claim} was made for, found others: start a new "
+                "run with --fresh."
             )
         return True
 

@@ -136,12 +136,14 @@ def _create(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
         draft = Path(directory) / path.name
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        with closing(sqlite3.connect(draft)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # stays with the file
         engine = _engine(draft)
         with engine.begin() as transaction:
             metadata.create_all(transaction)
             transaction.execute(insert(info).values(key="format_version", value=FORMAT_VERSION))
+        # Last, and it stays with the file: with a log, a full disk could keep the tables out of the file
+        # itself, which alone is linked.
+        with closing(sqlite3.connect(draft)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
         with suppress(FileExistsError):
             os.link(draft, path)
     sync_directory(path.parent)

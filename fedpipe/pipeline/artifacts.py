@@ -88,9 +88,14 @@ def read_artifact(path: Path, kind: type[BaseModel], digest: str) -> BaseModel |
         return None
 
 
-def digest_payloads(directory: Path, outputs: Collection[str]) -> dict[str, str]:
-    """Returns the SHA-256 of every file in `directory`, by relative path, except the JSON of `outputs`."""
-    taken = {artifact_path(directory, name) for name in outputs}
+def digest_payloads(
+    directory: Path, outputs: Collection[str], scratch: Collection[str] = ()
+) -> dict[str, str]:
+    """Returns the SHA-256 of every file in `directory`, by relative path.
+
+    Left out are the JSON of `outputs`, and the files of `scratch`.
+    """
+    taken = {artifact_path(directory, name) for name in outputs} | {directory / name for name in scratch}
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path not in taken)
     return {path.relative_to(directory).as_posix(): _file_digest(path) for path in files}
 

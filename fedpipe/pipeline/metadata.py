@@ -310,8 +310,8 @@ def _connect(path: Path) -> ml_metadata.MetadataStore:
         return ml_metadata.MetadataStore(config)
     except RuntimeError as error:
         raise WorkspaceError(
-            f"Expected an ML Metadata store in {path}, found a file that it cannot open. "
-            f"Restore it from a backup, or choose another workspace with --workspace."
+            f"Expected an ML Metadata store in {path}, found a file that it cannot open. If the disk is "
+            "full, make room; else restore it from a backup, or choose another workspace with --workspace."
         ) from error
 
 

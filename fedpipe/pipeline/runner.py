@@ -195,7 +195,7 @@ def _call(
         files.append(
             ArtifactFile(name=name, type_name=kind.__name__, uri=run.workspace.uri(path), digest=digest)
         )
-    return values, files, digest_payloads(directory, step.outputs)
+    return values, files, digest_payloads(directory, step.outputs, step.scratch)
 
 
 def _outcome(error: BaseException) -> tuple[Literal["FAILED", "CANCELED"], str]:

@@ -32,6 +32,8 @@ class Step:
     """Name to type of each artifact; the class's name is its type in ML Metadata."""
     settings: Mapping[str, Any]
     """The part of the configuration that this step depends on, as JSON can hold it."""
+    scratch: tuple[str, ...] = ()
+    """Names of files in `directory` that serve to resume the step, and that nobody misses once it is done."""
     cacheable: bool = True
     """False: it looks at the world, so every run, resumed or not, runs it."""
     still_holds: Callable[[Mapping[str, BaseModel]], bool] | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fedpipe.errors import ConfigError, WorkspaceError
-from fedpipe.files import write_text
+from fedpipe.files import clear_drafts, write_text
 
 MARKER = "fedpipe-workspace.json"
 FORMAT_VERSION = 1
@@ -110,6 +110,7 @@ class Workspace:
             ) from error
         try:
             path.write_text(f"{os.getpid()}\n")
+            clear_drafts(self.root)
             yield
         finally:
             lock.release()

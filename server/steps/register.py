@@ -54,7 +54,8 @@ def register(
         columns=transform.columns,
         data_schema=terms.data_schema,
         transform=transform,
-        definition=model.definition,
+        # A model that was trained under another name has this one now.
+        definition=model.definition.model_copy(update={"settings": terms.model}),
         certificate=certificate,
     )
     return {"model_version": model_version}

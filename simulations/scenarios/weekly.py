@@ -11,7 +11,9 @@ from fedpipe.errors import BudgetError, DataError, FederationError
 from fedpipe.files import write_atomically
 from fedpipe.ledger import utc_now
 from fedpipe.pipeline import SilentProgress, Workspace
-from simulations.run import SimulationRequest, runs_of, simulate
+from simulations.past_runs import runs_of
+from simulations.request import SimulationRequest
+from simulations.run import simulate
 from simulations.scenarios.figures import known_figures
 from simulations.scenarios.outcomes import Attempt, Diary, Fate, Week
 from simulations.scenarios.records import exported

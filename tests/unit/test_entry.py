@@ -159,3 +159,13 @@ def test_an_interrupt_during_imports_is_one_line(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "fedpipe: interrupted. Nothing was begun.\n"
+
+
+def test_of_several_database_errors_the_first_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    error = sqlite3.OperationalError("cannot start a transaction within a transaction")
+    error.__context__ = sqlite3.OperationalError(
+        "Error when executing query: database or disk is full query: INSERT INTO `Event`;"
+    )
+    code, _, err = run(error, capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "found: database or disk is full." in err

@@ -11,6 +11,7 @@ import pytest
 
 from fedpipe.files import (
     canonical_json,
+    clear_drafts,
     digest_json,
     make_private_directory,
     sha256,
@@ -81,3 +82,13 @@ def test_canonical_json_is_one_text_for_equal_values() -> None:
 def test_numbers_that_json_lacks_are_refused(number: float) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json({"a": number})
+
+
+def test_drafts_of_a_dead_process_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    drafts: list[Path] = []
+    write_atomically(tmp_path / "a" / "file", lambda _: drafts.extend((tmp_path / "a").iterdir()))
+    drafts[0].write_text("what a killed process would have left")
+    (tmp_path / "a" / ".ledger.sqlite.abc123_x").mkdir()
+    (tmp_path / "a" / ".gitignore").write_text("")
+    clear_drafts(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".gitignore", "file"]

@@ -216,7 +216,7 @@ def test_at_the_beginning_clients_that_are_not_connected_yet_are_waited_for() ->
 
 def test_at_the_beginning_a_veto_of_all_is_final() -> None:
     clients = Scripted([VETO])
-    with pytest.raises(FederationError):
+    with pytest.raises(FederationError, match="or start a new run with --fresh"):
         ask(clients, among=None)
     assert len(clients.requests) == 1
 

@@ -20,6 +20,7 @@ from fedpipe.data import Transform
 from fedpipe.data.cells import parse_numbers
 from fedpipe.data.hashing import HASH_KEY, hash_bucket, hash_buckets
 from fedpipe.data.transform import HashedFeature, NumericFeature, VocabularyFeature
+from fedpipe.errors import WorkspaceError
 from fedpipe.learning import ModelDefinition, ModelSettings
 from fedpipe.learning.architectures import predict
 from fedpipe.learning.serving import export_model, load_signature, predict_frame
@@ -232,3 +233,14 @@ def test_model_is_served_without_fedpipe_in_any_locale(exported: Path, tmp_path:
     assert answer["none"] == []
     expected = predict(*define(2), TRANSFORM.encode(make_frame((cells * 1000)[:1000])))
     np.testing.assert_allclose(np.ravel(answer["many"]), expected, rtol=0, atol=1e-6)
+
+
+def test_a_model_that_cannot_be_written_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(WorkspaceError, match=r"ResourceExhaustedError.*make room"):
+        export(tmp_path, *define(2))

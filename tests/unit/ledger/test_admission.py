@@ -106,7 +106,7 @@ def test_adoption_keeps_what_was_committed(desk: Desk) -> None:
 def test_other_terms_under_the_same_run_are_refused(desk: Desk) -> None:
     desk.reserve("r1")
     before = desk.contents()
-    with pytest.raises(LedgerError, match="use a new run"):
+    with pytest.raises(LedgerError, match="new run with --fresh"):
         desk.reserve("r1", terms='{"agreed":"more"}', terms_digest="d2")
     assert desk.contents() == before
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import Engine
 
 from fedpipe.errors import LedgerError
-from fedpipe.ledger import Ledger
+from fedpipe.ledger import Ledger, tables
 
 if TYPE_CHECKING:
     from conftest import Desk
@@ -110,3 +111,24 @@ def test_errors_of_the_database_hold_neither_reply_nor_path(desk: Desk) -> None:
         ledger.commit(desk.release("r1", "train", 1), request_digest="r1", reply=b"SECRET")
     assert "SECRET" not in f"{error.value} {error.value.__cause__!r} {error.value.__cause__}"
     assert str(desk.path) not in str(error.value)  # it may travel in a refusal
+
+
+def test_a_new_ledger_is_whole_in_the_one_file_that_appears(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk SQLite may leave tables in the log beside the draft; here a reader makes it do so."""
+    readers = []
+    open_draft = tables._engine
+
+    def with_a_reader(path: Path) -> Engine:
+        readers.append(sqlite3.connect(path))
+        readers[-1].execute("SELECT * FROM sqlite_master").fetchall()
+        return open_draft(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_engine", with_a_reader)
+        tables._create(desk.path)
+    for reader in readers:
+        reader.close()
+    with desk.open() as ledger:
+        assert ledger.spending() == []

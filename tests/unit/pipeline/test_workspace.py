@@ -149,6 +149,13 @@ def test_lock_of_a_killed_process_is_free(workspace: Workspace) -> None:
         pass
 
 
+def test_who_holds_the_lock_finds_no_drafts_of_the_dead(workspace: Workspace) -> None:
+    draft = workspace.make_step_dir("run-1", "train") / ".checkpoint.npz.abcd123_"
+    draft.write_text("half an update")
+    with workspace.lock():
+        assert not draft.exists()
+
+
 def test_locked_workspace_opens_for_reading(workspace: Workspace) -> None:
     with workspace.lock():
         assert Workspace.open_existing(workspace.root).root == workspace.root

@@ -10,7 +10,8 @@ import pytest
 from fedpipe.errors import BudgetError, WorkspaceError
 from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.terms import RunTerms
-from server.claims import CHARGED, CLAIM, Claim, ClaimingClients, read_claim
+from fedpipe.pipeline import ExecutionRecord, ExecutionState
+from server.claims import CHARGED, CLAIM, Claim, ClaimingClients, first_charged, read_claim
 
 
 class Owners:
@@ -44,7 +45,9 @@ def owners() -> Owners:
 def make(make_terms: Callable[..., RunTerms], owners: Owners, tmp_path: Path) -> Make:
     """Each call stands for a process that works on run-1."""
     terms = make_terms()
-    return lambda: ClaimingClients(owners, run_id="run-1", terms=terms, directory=tmp_path)
+    return lambda first=None: ClaimingClients(
+        owners, run_id="run-1", terms=terms, directory=tmp_path, first=first
+    )
 
 
 def ask(clients: ClaimingClients, *steps: str) -> None:
@@ -105,8 +108,27 @@ def test_nobody_is_asked_when_too_few_accept(make: Make, owners: Owners) -> None
     assert owners.steps == ["claim", "claim"]
 
 
-def test_a_damaged_claim_stops_the_run(make: Make, owners: Owners, tmp_path: Path) -> None:
-    (tmp_path / CLAIM).write_text("{")
-    with pytest.raises(WorkspaceError, match="damaged"):
-        ask(make(), "train")
-    assert owners.steps == []
+@pytest.mark.parametrize("content", ["{", None])
+def test_a_claim_whose_file_was_lost_is_repeated_from_the_paper_trail(
+    make: Make, owners: Owners, tmp_path: Path, content: str | None
+) -> None:
+    ask(make(), "preprocess")
+    (tmp_path / CLAIM).unlink()
+    if content is not None:
+        (tmp_path / CLAIM).write_text(content)
+    ask(make(first="preprocess"), "train")
+    claims = [request for request in owners.requests if request.step == "claim"]
+    assert claims[0].digest == claims[1].digest
+
+
+def test_a_claim_begins_with_the_first_charged_step_that_its_run_began_itself() -> None:
+    def execution(step: str, state: ExecutionState) -> ExecutionRecord:
+        texts = {"run_id": "r", "fingerprint": "f", "because": "", "started_at": "", "message": ""}
+        return ExecutionRecord(
+            id=1, step=step, state=state, duration_seconds=None, parts={}, payloads={}, **texts
+        )
+
+    begun = [execution("ingest", "COMPLETE"), execution("statistics", "CACHED"), execution("train", "FAILED")]
+    assert first_charged(begun) == "train"
+    assert first_charged([*begun, execution("preprocess", "COMPLETE")]) == "preprocess"
+    assert first_charged(begun[:2]) is None

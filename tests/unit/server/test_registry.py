@@ -84,6 +84,17 @@ def test_a_version_whose_file_is_gone_or_damaged_is_an_error(
         model_versions(metadata, workspace)
 
 
+def test_a_version_that_is_gone_does_not_hide_the_others(
+    workspace: Workspace, register: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = register(1)
+    gone.unlink()
+    register(2)
+    assert [row["version"] for row in list_models(workspace.root)] == [2]
+    assert find_model(workspace.root, "illness").version == 2
+    assert str(gone) in caplog.text
+
+
 def test_a_comparison_leaves_out_what_is_gone(
     workspace: Workspace, metadata: MetadataStore, register: Callable[..., Path]
 ) -> None:

@@ -20,7 +20,8 @@ from fedpipe.federation.messages import encode_reply
 from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, SilentProgress, Workspace
 from fedpipe.reports.summary import RunSummary
-from simulations.run import SimulationRequest, simulate
+from simulations.request import SimulationRequest
+from simulations.run import simulate
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_tensorflow")]
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedpipe.config import load_config
 from simulations.repetition import repetition
-from simulations.run import SimulationRequest
+from simulations.request import SimulationRequest
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "complaints"])

@@ -21,8 +21,11 @@ from fedpipe.errors import BudgetError, ConfigError, DataError, FederationError,
 from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, SilentProgress, Workspace
 from fedpipe.reports.summary import RunSummary
+from server.claims import CLAIM
 from server.paper_trail import show_run
-from simulations.run import REQUEST, SUMMARY, SimulationRequest, resume, simulate
+from simulations.past_runs import REQUEST, SUMMARY
+from simulations.request import SimulationRequest
+from simulations.run import resume, simulate
 
 pytestmark = pytest.mark.usefixtures("no_tensorflow")
 
@@ -244,7 +247,9 @@ CHANGES = {
     "preprocess.clip_deviations=1.5": ("preprocess", "train", "analyze", "register", "deploy"),
     "training.learning_rate=0.125": ("train", "analyze", "register", "deploy"),
     "analyze.num_bins=12": ("analyze", "register", "deploy"),
-    "model.name=other": ("train", "analyze", "register", "deploy"),
+    "model.name=other": ("register", "deploy"),
+    "training.max_retries=5": (),
+    "analyze.slice_bins=12": (),  # there are no slices
 }
 
 
@@ -389,14 +394,121 @@ def test_going_on_with_the_same_settings_is_allowed_with_others_not(
     assert go_on(workspace, wanted).status == "COMPLETE"
 
 
-@pytest.mark.parametrize("name", [REQUEST, SUMMARY])
-def test_damaged_files_of_a_run_are_an_error(
-    workspace: Workspace, wanted: SimulationRequest, name: str
-) -> None:
+def test_a_damaged_request_can_only_be_left_behind(workspace: Workspace, wanted: SimulationRequest) -> None:
     summary = start(workspace, wanted)
-    (workspace.runs_dir / summary.run_id / name).write_text("{")
-    with pytest.raises(WorkspaceError, match="damaged"):
+    (workspace.runs_dir / summary.run_id / REQUEST).write_text("{")
+    with pytest.raises(WorkspaceError, match=r"damaged.*without --resume"):
         go_on(workspace)
+    again = start(workspace, wanted, NOW + timedelta(seconds=1))
+    assert num_releases(workspace, again.run_id) == 0
+    assert go_on(workspace) == again
+
+
+def test_a_damaged_summary_is_made_again(workspace: Workspace, wanted: SimulationRequest) -> None:
+    summary = start(workspace, wanted)
+    before = spent(workspace)
+    (workspace.runs_dir / summary.run_id / SUMMARY).write_text("{")
+    assert go_on(workspace).metrics == summary.metrics
+    assert spent(workspace) == before
+
+
+def test_a_summary_tells_where_things_are_now(
+    tmp_path: Path, workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    start(workspace, wanted)
+    moved = Workspace(workspace.root.rename(tmp_path / "moved"))
+    paths = go_on(moved).paths.model_dump()
+    assert all(Path(path).exists() and Path(path).is_relative_to(moved.root) for path in paths.values())
+
+
+def test_without_the_paper_trail_nothing_is_paid_for_again_unasked(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    start(workspace, wanted)
+    before = spent(workspace)
+    workspace.metadata_path.unlink()
+    with pytest.raises(WorkspaceError, match="restore it, or pay for everything anew with --fresh"):
+        start(workspace, wanted, NOW + timedelta(seconds=1))
+    assert spent(workspace) == before
+    assert start(workspace, wanted, NOW + timedelta(seconds=2), fresh=True).status == "COMPLETE"
+
+
+def test_without_its_paper_trail_an_interrupted_run_goes_on(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    with pytest.raises(Killed), killed_at(85):
+        start(workspace, wanted)
+    workspace.metadata_path.unlink()
+    summary = start(workspace, wanted)
+    assert num_releases(workspace, summary.run_id) == NUM_RELEASES
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_ledger_of_before_stops_everything(
+    tmp_path: Path, workspace: Workspace, wanted: SimulationRequest, fresh: bool
+) -> None:
+    """As a restored backup, or a ledger whose last changes were deleted with its -wal file."""
+    with Ledger(workspace.ledger_path):
+        pass
+    shutil.copy(workspace.ledger_path, tmp_path / "backup")
+    start(workspace, wanted)
+    for path in workspace.root.glob("ledger.sqlite*"):
+        path.unlink()
+    shutil.copy(tmp_path / "backup", workspace.ledger_path)
+    with pytest.raises(WorkspaceError, match="Expected the releases of step"):
+        start(workspace, wanted, NOW + timedelta(seconds=1), fresh=fresh)
+
+
+@pytest.mark.parametrize("damage", ["", None])
+@pytest.mark.parametrize("at", [45, 85])
+def test_a_lost_claim_is_adopted_all_the_same(
+    workspace: Workspace, wanted: SimulationRequest, at: int, damage: str | None
+) -> None:
+    with pytest.raises(Killed), killed_at(at):
+        start(workspace, wanted)
+    [path] = workspace.runs_dir.glob(f"*/{CLAIM}")
+    path.unlink()
+    if damage is not None:
+        path.write_text(damage)
+    summary = start(workspace, wanted)
+    assert num_releases(workspace, summary.run_id) == NUM_RELEASES
+
+
+@pytest.mark.parametrize("lost", ["", CLAIM])
+def test_a_run_whose_files_were_deleted_frees_what_it_never_released(
+    workspace: Workspace, wanted: SimulationRequest, lost: str
+) -> None:
+    with pytest.raises(Killed), killed_at(34):  # after the reservations
+        start(workspace, wanted)
+    [directory] = workspace.runs_dir.iterdir()
+    if lost:
+        (directory / lost).unlink()
+    else:
+        shutil.rmtree(directory)
+    whole = {block: held for block, (held, _) in spent(workspace).items()}
+    start(workspace, wanted, NOW + timedelta(seconds=1), fresh=True)
+    assert {block: held for block, (held, _) in spent(workspace).items()} == whole
+
+
+def test_nobody_misses_the_checkpoint_of_a_finished_training(
+    workspace: Workspace, wanted: SimulationRequest
+) -> None:
+    start(workspace, wanted)
+    before = spent(workspace)
+    for path in workspace.runs_dir.glob("*/train/checkpoint.npz"):
+        path.unlink()
+    start(workspace, wanted, NOW + timedelta(seconds=1))
+    assert spent(workspace) == before
+
+
+def test_a_lost_checkpoint_leaves_a_way_out(workspace: Workspace, wanted: SimulationRequest) -> None:
+    with pytest.raises(Killed), killed_at(85):
+        start(workspace, wanted)
+    for path in workspace.runs_dir.glob("*/train/checkpoint.npz"):
+        path.unlink()
+    with pytest.raises(FederationError, match="or start a new run with --fresh"):
+        start(workspace, wanted)
+    assert start(workspace, wanted, NOW + timedelta(seconds=1), fresh=True).status == "COMPLETE"
 
 
 def test_an_artifact_that_was_lost_after_the_end_is_made_again(

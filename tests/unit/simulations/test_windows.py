@@ -11,7 +11,7 @@ import pytest
 from fedpipe.config import Config
 from fedpipe.errors import ConfigError, DataError
 from simulations.population import check_sources, make_population
-from simulations.run import SimulationRequest
+from simulations.request import SimulationRequest
 from simulations.windows import resolve_spans
 
 HEADER = "record_id,age,town,ill,clinic,Received"
