@@ -5,6 +5,7 @@ A model's own paths come from its signatures, so their schemas say exactly what 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fedpipe import __version__
@@ -52,7 +53,7 @@ def openapi_document(models: Models, *, with_keys: bool) -> Json:
       models: what is loaded.
       with_keys: whether requests need an API key.
     """
-    paths: Json = dict(_general_paths(with_keys))
+    paths: Json = dict(_general_paths(models, with_keys))
     for name, model in sorted(models.by_name.items()):
         if model.loaded:
             signatures = model.loaded[max(model.loaded)].servable.signatures
@@ -77,11 +78,15 @@ def openapi_document(models: Models, *, with_keys: bool) -> Json:
     return document
 
 
-def _general_paths(with_keys: bool) -> Json:
+def _general_paths(models: Models, with_keys: bool) -> Json:
     paths: Json = {}
-    name = _parameter("name", {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"})
-    version = _parameter("version", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1})
-    label = _parameter("label", {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"})
+    loaded = {name: model for name, model in sorted(models.by_name.items()) if model.loaded}
+    labels = {label for model in loaded.values() for label in model.source.labels}
+    versions = {version for model in loaded.values() for version in model.loaded}
+    text: Json = {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"}
+    name = _parameter("name", text, loaded)
+    version = _parameter("version", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, sorted(versions))
+    label = _parameter("label", text, sorted(labels))
     for suffix, parameters in (
         ("", [name]),
         ("/versions/{version}", [name, version]),
@@ -210,8 +215,10 @@ def _security(with_keys: bool) -> Json:
     return {"security": [{"bearer": []}, {"key": []}]} if with_keys else {}
 
 
-def _parameter(name: str, schema: Json) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+def _parameter(name: str, schema: Json, known: Iterable[str | int]) -> Json:
+    examples = {f"{name} {value}": {"value": value} for value in known}
+    more = {"examples": examples} if examples else {}
+    return {"name": name, "in": "path", "required": True, "schema": schema, **more}
 
 
 def _schemas() -> Json:

@@ -52,7 +52,10 @@ def report_load(kind: str, port: int) -> None:
     """Prints what sixteen callers got."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
-    callers = [context.Process(target=_call_repeatedly, args=(kind, port, queue)) for _ in range(PROCESSES)]
+    # They start together: who still imports would take the core from who already measures.
+    barrier = context.Barrier(PROCESSES)
+    arguments = (kind, port, queue, barrier)
+    callers = [context.Process(target=_call_repeatedly, args=arguments) for _ in range(PROCESSES)]
     for process in callers:
         process.start()
     found = [queue.get() for _ in callers]
@@ -210,11 +213,12 @@ def _ask_grpc(port: int, num_rows: int) -> Ask:
     return lambda: call(message, timeout=30)
 
 
-def _call_repeatedly(kind: str, port: int, queue: Any) -> None:
+def _call_repeatedly(kind: str, port: int, queue: Any, barrier: Any) -> None:
     waits: list[float] = []
     asks = [make_ask(kind, port, 1) for _ in range(CALLERS // PROCESSES)]
     for ask in asks:
         ask()
+    barrier.wait()
     end = time.perf_counter() + SECONDS
     threads = [threading.Thread(target=_repeat, args=(ask, end, waits)) for ask in asks]
     for thread in threads:

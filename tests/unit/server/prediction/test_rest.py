@@ -232,3 +232,6 @@ def test_openapi_document_knows_the_models(models: Path) -> None:
     items = schema["application/json"]["schema"]["properties"]["instances"]["items"]
     assert items["anyOf"][0]["properties"] == {"x": {"type": "number"}}
     assert "/v1/models/half:classify" in document["paths"]
+    parameters = document["paths"]["/v1/models/{name}/versions/{version}"]["get"]["parameters"]
+    examples = [[one["value"] for one in parameter["examples"].values()] for parameter in parameters]
+    assert examples == [["half"], [123]]
