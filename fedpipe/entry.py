@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ def check_packages() -> None:
 def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
     """Runs a typer app and exits: 0, 2 for bad input, 3 for a refused budget, 130 when interrupted."""
     own_packages_first()
+    # It tells of an interrupt while a connection is closed, with a traceback; we tell of it in one line.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
         check_packages()
         code = _invoke(typer.main.get_command(app), arguments, name)

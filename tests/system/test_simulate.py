@@ -299,7 +299,8 @@ def test_every_artifact_has_an_execution_that_made_it(life: Life) -> None:
     assert all((life.workspace / artifact.uri).is_file() for artifact in artifacts.values())
     used = {event.artifact_id for event in events if event.type == proto.Event.INPUT}
     kinds = {artifact.type for number, artifact in artifacts.items() if number not in used}
-    assert kinds == {"Anomalies", "PushedModel"}
+    # A run that goes on looks at the spans again, and may need them no more.
+    assert kinds - {"Spans"} == {"Anomalies", "PushedModel"}
 
 
 def test_every_run_is_complete_with_one_claim(life: Life) -> None:
