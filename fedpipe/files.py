@@ -18,6 +18,17 @@ _DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile names them
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
     """Makes `path` hold exactly what `write` wrote, or leaves what was there before."""
     make_private_directory(path.parent)
+    draft = write_draft(path, write, mode=mode)
+    try:
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_draft(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> Path:
+    """Returns a durable temporary file beside `path` that holds what `write` wrote."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -25,11 +36,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: 
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(name, mode)
-        os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    return Path(name)
 
 
 def clear_drafts(root: Path) -> None:

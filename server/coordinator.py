@@ -17,10 +17,9 @@ from fedpipe.files import digest_json, write_text
 from fedpipe.pipeline import MetadataStore, Progress, RunRecord, Workspace, run_pipeline
 from server.claims import CLAIM, ClaimingClients, first_charged
 from server.cycle import Surroundings, make_pipeline
+from server.history import TERMS
 from server.planning import make_terms, ways_out
 from server.steps.asking import Asker
-
-TERMS = "terms.json"
 
 
 @dataclass(frozen=True, kw_only=True)

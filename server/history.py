@@ -7,7 +7,10 @@ from pydantic import ValidationError
 from fedpipe.data.spans import UNDATED, previous_span
 from fedpipe.federation.terms import RunTerms
 from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.privacy import PrivacyPlan
 from server.artifacts import Statistics
+
+TERMS = "terms.json"
 
 
 def statistics_before(
@@ -15,8 +18,10 @@ def statistics_before(
 ) -> Statistics | None:
     """Returns the newest Statistics of the pipeline that cover the span just before those of `terms`.
 
-    None if there are none, or their file is gone. A later run over the same spans finds the same,
-    unless the earlier span was counted anew.
+    They must have been released with at least the noise of this run's own counts, from the same
+    kind of generator: what this run makes of them then costs their records no more than it
+    promises its own. None if there are none such, or their files are gone. A later run over the
+    same spans finds the same, unless the earlier span was counted anew.
     """
     first = terms.spans[0]
     if first == UNDATED:
@@ -25,13 +30,25 @@ def statistics_before(
     for record in reversed(metadata.artifacts_of_type("Statistics")):
         try:
             found = Statistics.model_validate_json((workspace.root / record.uri).read_bytes())
+            made_under = RunTerms.model_validate_json(
+                (workspace.runs_dir / record.run_id / TERMS).read_bytes()
+            )
         except (OSError, ValidationError):
             continue
-        if record.run_id in own and wanted in found.spans and _same_classes(found, terms):
+        if record.run_id in own and wanted in found.spans and _is_comparable(made_under, terms):
             return found
     return None
 
 
-def _same_classes(statistics: Statistics, terms: RunTerms) -> bool:
-    tables = next(iter(statistics.label_counts.values()), None)
-    return tables is not None and len(tables[0][0]) == terms.data_schema.num_classes + 1
+def _is_comparable(earlier: RunTerms, terms: RunTerms) -> bool:
+    same_classes = earlier.data_schema.label.names == terms.data_schema.label.names
+    return same_classes and _protects_as_well(earlier.plan, terms.plan)
+
+
+def _protects_as_well(earlier: PrivacyPlan, plan: PrivacyPlan) -> bool:
+    if not plan.private:
+        return True
+    if not earlier.private or earlier.randomness != plan.randomness:
+        return False
+    before, now = earlier.queries["labels"].mechanism, plan.queries["labels"].mechanism
+    return before.kind == now.kind == "noisy_histograms" and before.noise_stddev >= now.noise_stddev

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,19 +16,12 @@ _logger = logging.getLogger(__name__)
 
 def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> int:
     """Returns a number above all that were registered or pushed under `name`, lost ones included."""
-    records = metadata.artifacts_of_type("ModelVersion")
-    registered, lost = [], 0
-    for record in records:
-        try:
-            version = _read_version(workspace.root / record.uri)
-        except WorkspaceError:
-            lost = len(records)  # no name has had more versions than all names together
-            continue
-        if version.name == name:
-            registered.append(version.version)
+    found, lost = _recorded(metadata, workspace)
+    registered = [version.version for version in found if version.name == name]
     folder = workspace.models_dir / name
     pushed = [int(path.name) for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
-    return max([lost, *registered, *pushed]) + 1
+    # No name has had more versions than all names together.
+    return max([len(found) + len(lost) if lost else 0, *registered, *pushed]) + 1
 
 
 def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelVersion]:
@@ -38,10 +30,7 @@ def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelV
     Raises:
       WorkspaceError: no file can be read, of those that are recorded.
     """
-    paths = [workspace.root / record.uri for record in metadata.artifacts_of_type("ModelVersion")]
-    tried = [_try_version(path) for path in paths]
-    found = [each for each in tried if isinstance(each, ModelVersion)]
-    lost = [each for each in tried if isinstance(each, WorkspaceError)]
+    found, lost = _recorded(metadata, workspace)
     if lost and not found:
         raise lost[0]
     for each in lost:
@@ -49,22 +38,28 @@ def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelV
     return found
 
 
+def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) -> list[ModelVersion]:
+    """Returns the versions of `name` whose files are still there, each once, in order."""
+    found, _ = _recorded(metadata, workspace)
+    numbered = {version.version: version for version in found if version.name == name}
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _recorded(
+    metadata: MetadataStore, workspace: Workspace
+) -> tuple[list[ModelVersion], list[WorkspaceError]]:
+    """Returns the versions whose files can be read, oldest first, and what is wrong with the others."""
+    paths = [workspace.root / record.uri for record in metadata.artifacts_of_type("ModelVersion")]
+    tried = [_try_version(path) for path in paths]
+    found = [each for each in tried if isinstance(each, ModelVersion)]
+    return found, [each for each in tried if isinstance(each, WorkspaceError)]
+
+
 def _try_version(path: Path) -> ModelVersion | WorkspaceError:
     try:
         return _read_version(path)
     except WorkspaceError as error:
         return error
-
-
-def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) -> list[ModelVersion]:
-    """Returns the versions of `name` whose files are still there, each once, in order."""
-    found: dict[int, ModelVersion] = {}
-    for record in metadata.artifacts_of_type("ModelVersion"):
-        with suppress(WorkspaceError):  # of a run that somebody deleted
-            version = _read_version(workspace.root / record.uri)
-            if version.name == name:
-                found[version.version] = version
-    return [found[number] for number in sorted(found)]
 
 
 def _read_version(path: Path) -> ModelVersion:

@@ -13,12 +13,14 @@ from fedpipe.files import write_text
 from fedpipe.ledger import Ledger
 from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.reports.summary import RunSummary
-from server.claims import CHARGED, read_claim
+from server.claims import read_claim
 from simulations.request import SimulationRequest
 
 REQUEST = "request.json"
 SUMMARY = "summary.json"
 SET_ASIDE = "request.damaged.json"
+# What a step's fingerprint says of the plan: one that asks nobody, or without privacy, has none of it.
+QUERIES = "settings.queries."
 
 
 class StoredRequest(BaseModel):
@@ -176,12 +178,12 @@ def _is_any_claim_answered(workspace: Workspace, metadata: MetadataStore) -> boo
 
 
 def _released_steps(metadata: MetadataStore) -> dict[str, set[str]]:
-    """Returns, by run, the charged steps that it completed itself."""
+    """Returns, by run, the steps that it completed itself and that had something to charge."""
     found = {
         run.run_id: {
             each.step
             for each in metadata.executions(run.run_id)
-            if each.step in CHARGED and each.state == "COMPLETE"
+            if each.state == "COMPLETE" and any(name.startswith(QUERIES) for name in each.parts)
         }
         for run in metadata.runs()
     }

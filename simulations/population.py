@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,10 @@ from fedpipe.data.schema import Label, normalize_name
 from fedpipe.errors import ConfigError, DataError
 from fedpipe.files import make_private_directory, write_atomically
 from simulations.datasets import load_dataset
+from simulations.pooling import hold_pooling, read_pooling
 
 POOLED = "others"
+NAMED = ("column", "file")  # partitions whose clients are owners, whatever the seed
 MAX_NAME = 60
 # fmt: off
 LEGAL_FORMS = frozenset((
@@ -92,15 +94,25 @@ def without_absent_key(config: Config, files: Sequence[Source]) -> Config:
     return config.model_copy(update={"data_schema": config.data_schema.model_copy(update={"key": None})})
 
 
-def make_population(config: Config, files: Sequence[Source], *, directory: Path, seed: int) -> Population:
+def make_population(
+    config: Config, files: Sequence[Source], *, directory: Path, seed: int, pooling: Path | None = None
+) -> Population:
     """Divides the records among clients and writes one file for each into `directory`.
 
-    `seed` fixes the division and the clients' keys, hence their splits.
+    `seed` fixes the division and the clients' keys, hence their splits. `pooling` is the file that
+    remembers which owners are pooled: they stay so when they grow, as long as owners have names.
 
     Raises:
       DataError: if there are no labelled records, one class only, or fewer records than clients.
+      WorkspaceError: if `pooling` is damaged.
     """
-    shards, notes = _settle_small(_divide(config, files, seed), config.federation)
+    divided, settings = _divide(config, files, seed), config.federation
+    memory = pooling if settings.partition in NAMED else None
+    pooled = _small(divided, settings, read_pooling(memory) if memory else {})
+    shards, notes = _settle_small(divided, pooled, settings)
+    if memory:
+        dropped = pooled if settings.small_clients == "drop" else set()
+        hold_pooling(memory, {name: name in pooled for name in divided if name not in dropped})
     make_private_directory(directory)
     clients = [_write_client(name, frame, directory, seed) for name, frame in sorted(shards.items())]
     return Population(clients=tuple(clients), notes=tuple(notes))
@@ -141,17 +153,24 @@ def _check_classes(labels: NDArray[np.int64], label: Label) -> None:
         )
 
 
+def _small(
+    shards: dict[str, pd.DataFrame], settings: FederationSettings, known: Mapping[str, bool]
+) -> set[str]:
+    """Returns who counts as small: as `known` from before, else by the number of records."""
+    least = 0 if settings.small_clients == "keep" else settings.min_records
+    return {name for name, frame in shards.items() if known.get(name, len(frame) < least)}
+
+
 def _settle_small(
-    shards: dict[str, pd.DataFrame], settings: FederationSettings
+    shards: dict[str, pd.DataFrame], small: set[str], settings: FederationSettings
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Returns the shards after the policy for small clients, and what it did."""
-    small = {name for name, frame in shards.items() if len(frame) < settings.min_records}
-    if not small or settings.small_clients == "keep":
+    if not small:
         return shards, []
     kept = {name: frame for name, frame in shards.items() if name not in small}
     clients = "1 client" if len(small) == 1 else f"{len(small)} clients"
     verb = "was" if len(small) == 1 else "were"
-    told = f"{clients} with fewer than {settings.min_records} records {verb}"
+    told = f"{clients} with fewer than {settings.min_records} records, now or at first, {verb}"
     if settings.small_clients == "drop":
         if not kept:
             raise DataError(

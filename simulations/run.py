@@ -37,6 +37,7 @@ from simulations.repetition import repetition
 from simulations.request import SimulationRequest
 
 OWNERS_LOG = "clients.log"
+POOLING = "pooling.json"
 
 
 def simulate(
@@ -128,7 +129,13 @@ def _run(
     config = stored.request.parsed()
     check_memory(workspace)
     population = workspace.population_dir / config.name / f"seed-{stored.request.seed}"
-    made = make_population(config, files, directory=population, seed=stored.request.seed)
+    made = make_population(
+        config,
+        files,
+        directory=population,
+        seed=stored.request.seed,
+        pooling=workspace.population_dir / config.name / POOLING,
+    )
     made = replace(made, notes=(*stored.request.notes, *made.notes))
     log = workspace.population_dir / OWNERS_LOG
     with owners_log(log):

@@ -154,7 +154,7 @@ def _rows(signature: Signature, instances: Any) -> dict[str, Any]:
         if set(map(type, instances)) == {dict} and set(map(len, instances)) == {len(first)}:
             return {name: list(map(itemgetter(name), instances)) for name in first}
     except KeyError:
-        pass
+        pass  # a row has other names: which one is said below
     names = first.keys()
     number = next(n for n, row in enumerate(instances) if not isinstance(row, dict) or row.keys() != names)
     raise invalid(

@@ -17,7 +17,7 @@ from fedpipe.ledger.admission import Spending
 from fedpipe.pipeline import Workspace
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.privacy.accounting import renyi_divergence
-from server.coordinator import TERMS
+from server.history import TERMS
 from simulations.scenarios.outcomes import Attempt, Fate, Week
 from simulations.scenarios.settings import Scenario
 

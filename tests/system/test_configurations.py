@@ -115,3 +115,13 @@ def test_a_drafted_configuration_runs_unchanged(shell: Any, tmp_path: Path) -> N
     check(shell, summary, 2, {"age", "column_class", "notes"})
     assert summary["num_clients"] == 4
     assert json.dumps(summary).count("v17") == 0
+
+
+def test_a_run_whose_preprocessing_asked_nobody_is_answered_from_its_results(
+    shell: Any, tmp_path: Path
+) -> None:
+    """Its ledger has no release of that step, and forgot nothing."""
+    settings = ("training.num_rounds=2", "federation.num_clients=2")
+    first, again = (run(shell, tmp_path / "w", "digits", settings) for _ in range(2))
+    assert again["model_version"] == first["model_version"]
+    assert again["metrics"] == first["metrics"]

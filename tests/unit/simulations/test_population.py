@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fedpipe.config import Config
-from fedpipe.errors import ConfigError, DataError
+from fedpipe.errors import ConfigError, DataError, WorkspaceError
 from simulations.population import SimulatedClient, check_sources, make_population, without_absent_key
 
 MakeConfig = Callable[..., Config]
@@ -266,7 +266,10 @@ def test_what_happened_to_small_clients_is_said(
     config = make_config(federation=federation)
     made = make_population(config, [write_records()], directory=tmp_path / "p", seed=0)
     assert made.notes == (
-        "3 clients with fewer than 100 records were pooled into 'others' (federation.small_clients).",
+        (
+            "3 clients with fewer than 100 records, now or at first, were pooled into 'others' "
+            "(federation.small_clients)."
+        ),
     )
     assert [client.name for client in made.clients] == ["others"]
 
@@ -317,3 +320,44 @@ def test_exports_without_the_key_are_read_without_it(
         assert changed.data_schema.key is None
         assert changed.data_schema.columns == config.data_schema.columns
         assert make_population(changed, files, directory=tmp_path / "p", seed=0).clients
+
+
+def _owners(tmp_path: Path, **counts: int) -> Path:
+    """Writes records of owners, so many of each."""
+    path = tmp_path / "owners.csv"
+    owners = [owner for owner, count in counts.items() for _ in range(count)]
+    rows = [f"r{n},{n},ulm,{'y' if n % 2 else 'n'},{owner}" for n, owner in enumerate(owners)]
+    path.write_text("\n".join(["record_id,age,town,ill,clinic", *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("pool", {"big": 2, "others": 9}), ("drop", {"big": 2, "small": 9}), ("keep", {"big": 2, "small": 9})],
+)
+def test_pooled_owners_stay_pooled_and_others_apart(
+    make_config: MakeConfig, tmp_path: Path, policy: str, expected: dict[str, int]
+) -> None:
+    """A record that moved to another client would meet a second budget there."""
+    settings = {"partition": "column", "min_records": 4, "small_clients": policy}
+    config, memory = make_config(federation=settings), tmp_path / "pooling.json"
+    for counts in ({"big": 5, "small": 3}, {"big": 2, "small": 9}):
+        files = [_owners(tmp_path, **counts)]
+        made = make_population(config, files, directory=tmp_path / "p", seed=0, pooling=memory)
+    sizes = {client.name: len(pd.read_parquet(client.source)) for client in made.clients}
+    assert sizes == expected
+
+
+def test_a_damaged_memory_of_pooling_stops_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    memory = tmp_path / "pooling.json"
+    memory.write_text('{"small": "perhaps"}')
+    config, files = make_config(federation={"partition": "column"}), [_owners(tmp_path, small=8)]
+    with pytest.raises(WorkspaceError, match="damaged"):
+        make_population(config, files, directory=tmp_path / "p", seed=0, pooling=memory)
+    assert not (tmp_path / "p").exists()
+
+
+def test_owners_without_names_are_not_remembered(make_config: MakeConfig, tmp_path: Path) -> None:
+    config, memory = make_config(federation={"num_clients": 2}), tmp_path / "pooling.json"
+    make_population(config, [_owners(tmp_path, a=8)], directory=tmp_path / "p", seed=0, pooling=memory)
+    assert not memory.exists()
