@@ -172,7 +172,8 @@ def _check_known(row: Row[Any], plan: PrivacyPlan) -> None:
     if row.split not in plan.splits:
         raise LedgerError(
             f"Expected split {row.split} of {row.client}/{row.span} as before, found "
-            f"{', '.join(plan.splits)}: a record in two blocks would have two budgets. Keep the schema's key as it was."
+            f"{', '.join(plan.splits)}: a record in two blocks would have two budgets. Keep the schema's "
+            "key as it was."
         )
     if (row.privacy_unit, row.neighboring_relation) != (plan.unit, plan.neighboring_relation):
         raise LedgerError(

@@ -54,9 +54,8 @@ class BlockPolicy(BaseModel):
     epsilon: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
     renyi_order: int = Field(ge=2)
-    reserved_delta: float = Field(
-        0.0, ge=0, description="The part of delta kept for mechanisms with a delta of their own."
-    )
+    # The part of delta that is kept for mechanisms with a delta of their own; none of ours has one.
+    reserved_delta: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _leave_some_delta(self) -> BlockPolicy:

@@ -38,7 +38,8 @@ class Chain:
         if not newest.is_intact or not newest.head(self._key.public).is_genuine:
             raise LedgerError(
                 f"Expected a newest entry that this ledger's key signed, found entry {newest.position} "
-                "edited, or signed by another: see `fedpipe budget check`, and restore ledger and key from a backup."
+                "edited, or signed by another: see `fedpipe budget check`, and restore ledger and key from a "
+                "backup."
             )
         found = totals(self.connection)
         if found != newest.totals:

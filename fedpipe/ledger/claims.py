@@ -192,13 +192,14 @@ def claim_row(connection: Connection, claim: str) -> Row[Any] | None:
 
 def release_row(connection: Connection, release: ReleaseId) -> Row[Any] | None:
     """Returns what is known of a release."""
-    return connection.execute(select(tables.releases).filter_by(**release.row())).one_or_none()
+    query = select(tables.releases).filter_by(**release.row())
+    return connection.execute(query).one_or_none()
 
 
 def kept_reply(connection: Connection, release: ReleaseId) -> bytes | None:
     """Returns what was sent, if it is still kept."""
     query = select(tables.replies.c.reply).filter_by(**release.row())
-    found = connection.execute(query).scalar_one_or_none()
+    found: bytes | None = connection.execute(query).scalar_one_or_none()
     return None if found is None else bytes(found)
 
 

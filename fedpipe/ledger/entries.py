@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedpipe.errors import LedgerError
 from fedpipe.files import canonical_json, sha256
 from fedpipe.ledger.blocks import BlockPolicy
 from fedpipe.signing import SigningKey, is_signed
@@ -154,7 +156,6 @@ class GapFound(Body):
     head: SignedHead
 
 
-Kind = Literal["ledger", "division", "blocks", "claim", "release", "close", "witness", "gap"]
 BODIES: dict[str, type[Body]] = {
     body.kind: body
     for body in (
@@ -213,3 +214,15 @@ def entry_digest(*, position: int, kind: str, text: str, totals: str, made_at: s
     """Returns the SHA-256 of an entry's canonical JSON, whose keys come in alphabetical order."""
     middle = canonical_json({"kind": kind, "made_at": made_at, "position": position, "previous": previous})
     return sha256(f'{{"body":{text},{middle[1:-1]},"totals":{totals}}}'.encode())
+
+
+def read_head(path: Path) -> SignedHead:
+    """Returns the head in a JSON file.
+
+    Raises:
+      LedgerError: there is none.
+    """
+    try:
+        return SignedHead.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise LedgerError(f"Expected a ledger's head as JSON in {path}, found none.") from error

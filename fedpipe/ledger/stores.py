@@ -92,8 +92,8 @@ class LedgerStore:
         if not self._exists():
             if self.key_path.exists():
                 raise LedgerError(
-                    f"Expected the ledger that {self.key_path} signed, found it gone: restore it from a backup. "
-                    "A new one would forget what was spent; if that is meant, move the key away."
+                    f"Expected the ledger that {self.key_path} signed, found it gone: restore it from a "
+                    "backup. A new one would forget what was spent; if that is meant, move the key away."
                 )
             key = hold_key(fresh)
             if self.path is None:
@@ -203,8 +203,8 @@ def _configure_postgresql(connection: Any, _record: Any) -> None:
         for setting in ("synchronous_commit", "fsync"):
             if cursor.execute(f"SHOW {setting}").fetchone()[0] == "off":
                 raise LedgerError(
-                    f"Expected a PostgreSQL server that makes commits durable, found {setting}=off: turn it on. "
-                    "A crash would forget what was spent."
+                    f"Expected a PostgreSQL server that makes commits durable, found {setting}=off: turn "
+                    "it on. A crash would forget what was spent."
                 )
         if cursor.execute("SELECT current_schema()").fetchone()[0] is None:
             raise LedgerError("Expected a schema for the ledger, found none: create it, or name another.")

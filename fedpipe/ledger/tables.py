@@ -81,8 +81,8 @@ claims = Table(
     Column("created_at", String, nullable=False),
 )
 
-# `planned` releases of `event`, of which `committed` were made; `counted` is what counts as spent: all that is
-# planned while the claim is open, then what was committed.
+# `planned` releases of `event`, of which `committed` were made; `counted` is what counts as spent: all that
+# is planned while the claim is open, then what was committed.
 queries = Table(
     "queries",
     metadata,

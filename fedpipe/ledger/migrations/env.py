@@ -1,4 +1,4 @@
-"""Runs a migration in the transaction that `fedpipe.ledger.migration` opened, which holds the ledger's lock."""
+"""Runs a migration in the transaction of `fedpipe.ledger.migration`, which holds the ledger's lock."""
 
 from alembic import context
 
