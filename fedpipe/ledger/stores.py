@@ -31,6 +31,10 @@ POSTGRESQL = "postgresql+psycopg"
 
 # One lock for each ledger, that is for each schema: whoever holds it is alone until it commits.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('fedpipe ledger ' || coalesce(current_schema(), '')))"
+_SETTINGS = (
+    "SELECT set_config('lock_timeout', %s, false), current_setting('synchronous_commit'), "
+    "current_setting('fsync'), current_schema()"
+)
 
 Founder = Callable[[Connection, SigningKey], None]
 
@@ -199,13 +203,14 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 def _configure_postgresql(connection: Any, _record: Any) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS:g}s'")
-        for setting in ("synchronous_commit", "fsync"):
-            if cursor.execute(f"SHOW {setting}").fetchone()[0] == "off":
+        cursor.execute(_SETTINGS, [f"{BUSY_SECONDS:g}s"])
+        *durability, schema = cursor.fetchone()[1:]
+        for setting, value in zip(("synchronous_commit", "fsync"), durability, strict=True):
+            if value == "off":
                 raise LedgerError(
                     f"Expected a PostgreSQL server that makes commits durable, found {setting}=off: turn "
                     "it on. A crash would forget what was spent."
                 )
-        if cursor.execute("SELECT current_schema()").fetchone()[0] is None:
+        if schema is None:
             raise LedgerError("Expected a schema for the ledger, found none: create it, or name another.")
     connection.commit()

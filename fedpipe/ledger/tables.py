@@ -15,9 +15,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    inspect,
     select,
 )
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 FORMAT_VERSION = "3"
 
@@ -159,7 +159,11 @@ PROJECTED = (divisions, blocks, claims, queries, reservations, releases, witness
 
 def read_format(connection: Connection) -> str | None:
     """Returns the format of the ledger, None if there is none."""
-    if not inspect(connection).has_table(info.name):
-        return None
-    found = connection.execute(select(info.c.value).where(info.c.key == "format_version")).scalar()
+    try:
+        query = select(info.c.value).where(info.c.key == "format_version")
+        found = connection.execute(query).scalar()
+    except (OperationalError, ProgrammingError) as error:
+        if type(error.orig).__name__ == "UndefinedTable" or "no such table" in str(error.orig):
+            return None
+        raise
     return None if found is None else str(found)
