@@ -23,7 +23,7 @@ from fedpipe.federation import Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import sha256
-from fedpipe.ledger import Block, Ledger
+from fedpipe.ledger import Block, Ledger, LedgerStore
 from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
@@ -45,7 +45,7 @@ class Node:
     account: str
     source: Path = field(repr=False)
     key_path: Path = field(repr=False)
-    ledger_path: Path = field(repr=False)
+    ledger: LedgerStore = field(repr=False)
     policy: NodePolicy
 
     @classmethod
@@ -54,6 +54,7 @@ class Node:
 
         Raises:
           FederationError: if an entry is missing or malformed.
+          LedgerError: if `ledger` is neither a path nor a URL with its `ledger_key`.
         """
         try:
             name = str(config["client"])
@@ -63,7 +64,7 @@ class Node:
                 account=account,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
-                ledger_path=Path(str(config["ledger"])),
+                ledger=_ledger_store(config),
                 policy=NodePolicy.model_validate_json(str(config["policy"])),
             )
         except KeyError as error:
@@ -156,13 +157,19 @@ class Node:
             business, and goes to her log.
         """
         try:
-            with Ledger(self.ledger_path) as ledger:
+            with Ledger(self.ledger) as ledger:
                 yield ledger
         except LedgerError as error:
-            if str(self.ledger_path) not in str(error):
+            if str(self.ledger) not in str(error):
                 raise
             logger.exception("%s cannot use its ledger", self.name)
             raise LedgerError("Expected a usable ledger, found none; the node's own log says why.") from None
+
+
+def _ledger_store(config: Mapping[str, object]) -> LedgerStore:
+    """Returns the store at the path or the URL `ledger`; `ledger_key` is the file of its key."""
+    key = config.get("ledger_key")
+    return LedgerStore.at(str(config["ledger"]), key=None if key is None else Path(str(key)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -24,17 +24,17 @@ class Chain:
         ledger, or it is not that of `key`.
     """
 
-    def __init__(self, connection: Connection, key: SigningKey, now: Callable[[], str]) -> None:
+    def __init__(
+        self, connection: Connection, key: SigningKey, now: Callable[[], str], *, is_new: bool = False
+    ) -> None:
         self.connection = connection
         self._key = key
         self._now = now
         self.newest = newest_entry(connection)
-        self._verify()
+        if not is_new:
+            self._verify(self.end)
 
-    def _verify(self) -> None:
-        newest = self.newest
-        if newest is None:
-            return
+    def _verify(self, newest: Entry) -> None:
         if not newest.is_intact or not newest.head(self._key.public).is_genuine:
             raise LedgerError(
                 f"Expected a newest entry that this ledger's key signed, found entry {newest.position} "
@@ -56,7 +56,9 @@ class Chain:
           LedgerError: there is none.
         """
         if self.newest is None:
-            raise LedgerError("Expected a ledger's first entry, found none: restore it from a backup.")
+            raise LedgerError(
+                "Expected a ledger's entries, found none: see `fedpipe budget check`, and restore it from a backup."
+            )
         return self.newest
 
     def append(self, body: Body, made_at: str | None = None) -> Entry:

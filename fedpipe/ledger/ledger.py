@@ -67,7 +67,7 @@ class Ledger:
     def _lay_out(self, connection: Connection, key: SigningKey) -> None:
         tables.metadata.create_all(connection)
         connection.execute(insert(tables.info).values(key="format_version", value=tables.FORMAT_VERSION))
-        Chain(connection, key, self._now).append(LedgerMade(public_key=key.public))
+        Chain(connection, key, self._now, is_new=True).append(LedgerMade(public_key=key.public))
 
     def _open(self) -> SigningKey:
         try:

@@ -21,7 +21,7 @@ def upgrade(connection: Connection, key: SigningKey, now: Callable[[], str], *, 
     """Makes the ledger of format `found` one of the present format, signed by `key`."""
 
     def chain() -> Chain:
-        made = Chain(connection, key, now)
+        made = Chain(connection, key, now, is_new=True)
         made.append(LedgerMade(public_key=key.public, upgraded_from=found))
         return made
 

@@ -251,6 +251,7 @@ def test_death_before_the_commit_is_durable_leaves_nothing(desk: Desk) -> None:
         "UPDATE entries SET made_at = '2020' WHERE position = (SELECT max(position) FROM entries)",
         "UPDATE entries SET signature = 'AAAA' WHERE position = (SELECT max(position) FROM entries)",
         "DELETE FROM entries WHERE position = (SELECT max(position) FROM entries)",
+        "DELETE FROM entries",
     ],
 )
 def test_an_edited_ledger_stops(desk: Desk, statement: str) -> None:

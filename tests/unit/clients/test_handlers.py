@@ -91,7 +91,7 @@ def accepted(make_node: MakeNode, make_terms: MakeTerms, offer: Offer) -> Node:
 
 
 def num_releases(node: Node, run_id: str = "run-1") -> int:
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         return ledger.num_releases(run_id)
 
 
@@ -113,7 +113,7 @@ def test_an_ingest_reply_holds_nothing_observed(
         encode_reply(Reply(client="client-1", values=expected))
     }
     assert len(set(commitments)) == 3
-    assert not node.ledger_path.exists()
+    assert not node.ledger.path.exists()
     assert all(len(commitment) == 64 for commitment in commitments)
 
 
@@ -130,7 +130,7 @@ def test_a_claim_reserves_the_whole_run_before_anything_is_answered(
 ) -> None:
     node = make_node(lifetime_runs=1)
     handlers.claim(node, offer(make_terms(), "run-1"))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         spending = ledger.spending()
     assert max(block.held / block.budget for block in spending) == pytest.approx(1.0)
     assert all(block.held > 0 for block in spending)
@@ -171,7 +171,7 @@ def test_only_the_claimed_steps_are_reserved_and_answered(
     """The rest of a run whose first steps came from the cache."""
     node = make_node(lifetime_runs=1)
     handlers.claim(node, offer(make_terms(), steps=["analyze"]))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         held = {spending.block.split: spending.held for spending in ledger.spending()}
     assert held["train"] == 0 < held["eval"]
     with pytest.raises(BudgetError, match="all planned releases"):
@@ -201,7 +201,7 @@ def test_the_plan_cannot_be_changed_after_the_claim(
     weaker["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
     with pytest.raises(LedgerError, match="terms"):
         handlers.claim(accepted, offer(make_terms(plan=weaker)))
-    with Ledger(accepted.ledger_path) as ledger:
+    with Ledger(accepted.ledger) as ledger:
         assert RunTerms.model_validate_json(ledger.terms("run-1", "client-1")) == make_terms()
 
 
@@ -341,7 +341,7 @@ def test_the_charge_and_the_reply_are_durable_before_the_reply_is_returned(
     """Killed after the answer was computed: whoever asks again gets what was charged."""
     reply = handlers.release(accepted, train_request())
     restarted = replace(accepted)
-    with Ledger(restarted.ledger_path) as ledger:
+    with Ledger(restarted.ledger) as ledger:
         identity = handlers.ReleaseId(run_id="run-1", client="client-1", step="train", server_round=1)
         assert ledger.stored_reply(identity, train_request().digest) == encode_reply(reply)
 
@@ -377,7 +377,7 @@ def test_a_seeded_plan_is_refused_at_once_without_the_owner_s_seed(
     node = make_node(seed=None)
     with pytest.raises(LedgerError, match="refused by policy"):
         handlers.claim(node, offer(make_terms()))
-    assert not node.ledger_path.exists()
+    assert not node.ledger.path.exists()
 
 
 def test_a_run_without_privacy_is_refused_unless_allowed(
@@ -397,7 +397,7 @@ def test_a_run_without_privacy_is_exact_and_leaves_budgets_alone(
     handlers.release(node, train_request())
     assert (trained.tasks[0].noise == 0).all()
     assert trained.tasks[0].clipping_norm is None
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         assert ledger.spending() == []
     handlers.claim(node, offer(make_terms(), "run-2"))
 
@@ -525,7 +525,7 @@ def test_unequal_clients_answer_from_their_own_records(
             int(handlers.release(node, Request(run_id="run-1", step="statistics")).arrays["labels"].sum())
         )
     assert totals == [1, 12]
-    with Ledger(nodes[0].ledger_path) as ledger:
+    with Ledger(nodes[0].ledger) as ledger:
         assert {str(spending.block) for spending in ledger.spending()} == {
             f"{name}/undated/{split}" for name in ("small", "large") for split in ("train", "eval")
         }
@@ -540,7 +540,7 @@ def test_owners_who_share_a_ledger_have_budgets_of_their_own(
     for node in (first, second):
         assert handlers.claim(node, offer(make_terms())).client == "client-1"
         handlers.release(node, Request(run_id="run-1", step="statistics"))
-    with Ledger(first.ledger_path) as ledger:
+    with Ledger(first.ledger) as ledger:
         assert {spending.block.client for spending in ledger.spending()} == {
             "hearts.client-1",
             "lungs.client-1",

@@ -131,11 +131,11 @@ def test_a_ledger_that_cannot_be_used_is_refused_without_its_path(
     make_node: Callable[..., Node], content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = make_node()
-    node.ledger_path.write_bytes(content)
+    node.ledger.path.write_bytes(content)
     with pytest.raises(LedgerError, match="own log") as caught, node.open_ledger():
         pass
-    assert str(node.ledger_path) not in str(caught.value)
-    assert str(node.ledger_path) in caplog.text  # which is the owner's
+    assert str(node.ledger) not in str(caught.value)
+    assert str(node.ledger) in caplog.text  # which is the owner's
 
 
 def _transform() -> Any:
