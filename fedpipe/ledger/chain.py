@@ -57,7 +57,8 @@ class Chain:
         """
         if self.newest is None:
             raise LedgerError(
-                "Expected a ledger's entries, found none: see `fedpipe budget check`, and restore it from a backup."
+                "Expected a ledger's entries, found none: see `fedpipe budget check`, and restore it from "
+                "a backup."
             )
         return self.newest
 
