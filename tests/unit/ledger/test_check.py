@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -268,3 +270,20 @@ def test_other_urls_are_refused_and_not_shown(tmp_path: Path, url: str) -> None:
 def test_a_database_without_a_key_is_refused() -> None:
     with pytest.raises(LedgerError, match="key"):
         LedgerStore.at("postgresql+psycopg://db/bank")
+
+
+def test_the_script_in_the_documentation_checks_a_chain(used: Desk) -> None:
+    """It needs nothing of this package."""
+    page = (Path(__file__).parents[3] / "docs" / "ledger.md").read_text()
+    script = page.partition("```python\n")[2].partition("```")[0]
+    assert "fedpipe" not in script.replace("fedpipe ledger head", "")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", script, str(used.path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    with used.open() as ledger:
+        head = ledger.head()
+    assert run().stdout == f"{head.position} entries signed by {head.ledger} end in {head.digest}\n"
+    edit(used, "UPDATE entries SET made_at = 'x' WHERE position = 3")
+    assert run().returncode != 0
