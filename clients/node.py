@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, open_shard
 from fedpipe.data.transform import Inputs
 from fedpipe.errors import FederationError, LedgerError
-from fedpipe.federation import Request
+from fedpipe.federation import Reply, Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
+from fedpipe.federation.messages import Heads
 from fedpipe.federation.terms import RunTerms
+from fedpipe.federation.witness import exchange_heads, heads_to_show
 from fedpipe.files import sha256
 from fedpipe.ledger import Block, Ledger, LedgerStore
 from fedpipe.memory import align
@@ -100,6 +102,31 @@ class Node:
         """
         terms.check_spans()
         self.policy.check(terms)
+
+    def exchange(self, heads: Heads) -> None:
+        """Compares the ledger with what the coordinator shows of it, and keeps the coordinator's head.
+
+        Raises:
+          LedgerError: the ledger has forgotten what it showed, and stops; or the coordinator's has.
+        """
+        if self._has_ledger:
+            with self.open_ledger() as ledger:
+                exchange_heads(ledger, heads)
+        elif heads.receiver is not None:
+            raise LedgerError(
+                "Expected the ledger that this node has shown before, found none: its owner must restore it."
+            )
+
+    def with_heads(self, reply: Reply, heads: Heads) -> Reply:
+        """Returns `reply` with the newest heads of the node's ledger, if there is one, and of the asker's."""
+        if not self._has_ledger:
+            return reply
+        with self.open_ledger() as ledger:
+            return replace(reply, heads=heads_to_show(ledger, heads))
+
+    @property
+    def _has_ledger(self) -> bool:
+        return LedgerStore.at(self.ledger_path).key_path.exists()
 
     def claim(self, run_id: str, terms: RunTerms, steps: Collection[str]) -> None:
         """Reserves, durably, all that `steps` of the run may cost the node's records.

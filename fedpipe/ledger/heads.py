@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import Connection, func, select, true
 
 from fedpipe.errors import LedgerError
 from fedpipe.ledger import tables
@@ -29,6 +29,22 @@ def witness_head(chain: Chain, name: str, head: SignedHead) -> None:
         )
     if head.position > max(known, default=0):
         chain.append(HeadWitnessed(name=name, head=head))
+
+
+def newest_heads(connection: Connection, name: str | None = None) -> dict[str, SignedHead]:
+    """Returns the newest witnessed head of each name, or of `name` alone."""
+    w = tables.witnessed
+    wanted = true() if name is None else w.c.name == name
+    newest = (
+        select(w.c.name, func.max(w.c.position).label("position")).where(wanted).group_by(w.c.name).subquery()
+    )
+    query = select(w).join(newest, (w.c.name == newest.c.name) & (w.c.position == newest.c.position))
+    return {
+        row.name: SignedHead(
+            ledger=row.ledger, position=row.position, digest=row.digest, signature=row.signature
+        )
+        for row in connection.execute(query)
+    }
 
 
 def meet_head(chain: Chain, ledger: str, head: SignedHead) -> LedgerError | None:

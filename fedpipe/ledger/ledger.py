@@ -33,7 +33,7 @@ from fedpipe.ledger.claims import (
 )
 from fedpipe.ledger.costs import StepCost, run_costs
 from fedpipe.ledger.entries import Entry, LedgerMade, SignedHead
-from fedpipe.ledger.heads import meet_head, witness_head
+from fedpipe.ledger.heads import meet_head, newest_heads, witness_head
 from fedpipe.ledger.stores import LedgerStore, as_ledger_error
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.signing import SigningKey, hold_key, read_key
@@ -232,6 +232,16 @@ class Ledger:
         """
         with self._writing() as chain:
             witness_head(chain, name, head)
+
+    def witnessed(self, name: str) -> SignedHead | None:
+        """Returns the newest head that was kept under `name`, or None."""
+        with self._transaction() as connection:
+            return newest_heads(connection, name).get(name)
+
+    def all_witnessed(self) -> dict[str, SignedHead]:
+        """Returns the newest head that each other ledger has shown, by the name under which it was kept."""
+        with self._transaction() as connection:
+            return newest_heads(connection)
 
     def meet(self, own_head: SignedHead) -> None:
         """Checks that a head, signed by this ledger's key and shown by somebody else, is in the chain.

@@ -54,6 +54,11 @@ class Workspace:
         return self.root / "ledger.sqlite"
 
     @property
+    def witness_path(self) -> Path:
+        """The file of the coordinator's own ledger, which keeps what the clients' ledgers have shown."""
+        return self.root / "witness.sqlite"
+
+    @property
     def runs_dir(self) -> Path:
         """Holds `<run_id>/<step>/`: artifacts and payloads."""
         return self.root / "runs"
