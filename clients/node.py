@@ -126,7 +126,7 @@ class Node:
 
     @property
     def _has_ledger(self) -> bool:
-        return LedgerStore.at(self.ledger_path).key_path.exists()
+        return self.ledger.key_path.exists()
 
     def claim(self, run_id: str, terms: RunTerms, steps: Collection[str]) -> None:
         """Reserves, durably, all that `steps` of the run may cost the node's records.

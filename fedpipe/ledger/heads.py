@@ -14,20 +14,20 @@ def witness_head(chain: Chain, name: str, head: SignedHead) -> None:
     """Keeps the newest head of the ledger of `name`; see `Ledger.witness`."""
     if not head.is_genuine:
         raise LedgerError(f"Expected a head that the ledger of {name} signed, found another signature.")
-    w = tables.witnessed
-    query = select(w).where(w.c.name == name).order_by(w.c.position.desc())
-    known = {row.position: row for row in chain.connection.execute(query)}
-    if any(row.ledger != head.ledger for row in known.values()):
+    newest = newest_heads(chain.connection, name).get(name)
+    if newest is not None and newest.ledger != head.ledger:
         raise LedgerError(
             f"Expected the ledger that {name} has shown before, found another key: ask {name} whether it "
             "began a new ledger, which forgets what was spent."
         )
-    if head.position in known and known[head.position].digest != head.digest:
+    w = tables.witnessed
+    same = select(w.c.digest).where(w.c.name == name, w.c.position == head.position)
+    if chain.connection.execute(same).scalar() not in (None, head.digest):
         raise LedgerError(
             f"Expected the entry that {name} showed at {head.position} before, found another: "
             "that ledger was changed afterwards, or forked."
         )
-    if head.position > max(known, default=0):
+    if newest is None or head.position > newest.position:
         chain.append(HeadWitnessed(name=name, head=head))
 
 

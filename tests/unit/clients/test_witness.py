@@ -33,7 +33,9 @@ class Federation:
     """Two nodes, each with a ledger of its own, and a coordinator that can be restarted."""
 
     def __init__(self, nodes: list[Node], folder: Path) -> None:
-        self.nodes = [replace(node, ledger_path=folder / node.name / "ledger.sqlite") for node in nodes]
+        self.nodes = [
+            replace(node, ledger=LedgerStore.at(folder / node.name / "ledger.sqlite")) for node in nodes
+        ]
         self.own_path = folder / "witness.sqlite"
         self.start()
 
@@ -43,7 +45,7 @@ class Federation:
                 "client": node.name,
                 "source": str(node.source),
                 "key": str(node.key_path),
-                "ledger": str(node.ledger_path),
+                "ledger": str(node.ledger),
                 "policy": node.policy.model_dump_json(),
             }
             for node in self.nodes
@@ -59,7 +61,7 @@ class Federation:
         return {answer.client: answer for answer in (*replies, *refusals)}
 
     def remaining(self, number: int) -> list[float]:
-        with Ledger(self.nodes[number].ledger_path) as ledger:
+        with Ledger(self.nodes[number].ledger) as ledger:
             return [each.remaining for each in ledger.spending()]
 
 
@@ -80,11 +82,16 @@ def restart(federation: Federation) -> None:
     federation.start()
 
 
+def path_of(node: Node) -> Path:
+    assert node.ledger.path is not None
+    return node.ledger.path
+
+
 def copy_of(node: Node, to: Path) -> Path:
     """Returns a backup: the ledger's file alone, as somebody's nightly job would copy it."""
-    with Ledger(node.ledger_path):
+    with Ledger(node.ledger):
         pass  # the last connection to close folds the log into the file
-    return Path(shutil.copy(node.ledger_path, to))
+    return Path(shutil.copy(path_of(node), to))
 
 
 def reason(answer: Reply | Refusal) -> str:
@@ -93,8 +100,8 @@ def reason(answer: Reply | Refusal) -> str:
     return answer.reason
 
 
-def heads_in(path: Path) -> dict[str, SignedHead]:
-    with Ledger(path) as ledger:
+def heads_in(store: LedgerStore) -> dict[str, SignedHead]:
+    with Ledger(store) as ledger:
         return ledger.all_witnessed()
 
 
@@ -104,9 +111,8 @@ def test_each_side_countersigns_what_the_other_shows(federation: Federation, cla
     kept = federation.own.all_witnessed()
     assert sorted(kept) == ["a", "b"]
     for node in federation.nodes:
-        store = LedgerStore.at(node.ledger_path)
-        assert not check_ledger(store, [kept[node.name]]).findings
-        shown = heads_in(node.ledger_path)
+        assert not check_ledger(node.ledger, [kept[node.name]]).findings
+        shown = heads_in(node.ledger)
         assert list(shown) == [f"coordinator {federation.own.head().ledger}"]
         assert not check_ledger(LedgerStore.at(federation.own_path), list(shown.values())).findings
 
@@ -119,7 +125,7 @@ def test_a_node_restored_from_a_backup_stops_and_counts_the_gap_as_spent(
     federation.ask(claim)
     backup = copy_of(federation.nodes[0], tmp_path / "backup")
     federation.ask(STATISTICS)
-    shutil.copy(backup, federation.nodes[0].ledger_path)
+    shutil.copy(backup, path_of(federation.nodes[0]))
     if restarted:
         restart(federation)
         federation.ask(Request(run_id="other", step="finish"))  # who is who
@@ -135,7 +141,7 @@ def test_a_ledger_that_began_anew_is_refused_by_the_coordinator(
     federation: Federation, claim: Request
 ) -> None:
     federation.ask(claim)
-    shutil.rmtree(federation.nodes[0].ledger_path.parent)
+    shutil.rmtree(path_of(federation.nodes[0]).parent)
     assert "found none" in reason(federation.ask(claim)["a"])
     restart(federation)
     answers = federation.ask(claim)
@@ -202,6 +208,6 @@ def test_clients_that_share_a_ledger_are_witnessed_together(
         federation.ask(request)
     kept: dict[str, Any] = federation.own.all_witnessed()
     assert list(kept) == ["b"]
-    with Ledger(nodes[0].ledger_path) as ledger:
+    with Ledger(nodes[0].ledger) as ledger:
         assert ledger.head() == kept["b"]
     federation.stop()
