@@ -19,19 +19,21 @@ PAGE = 500  # entries in memory at once
 class Chain:
     """The entries of a ledger, while a transaction holds its lock.
 
+    `verified` is the digest of an entry that was verified before, or `BEGINNING` for a ledger that is made.
+
     Raises:
       LedgerError: the newest entry, its signature and the tables' totals do not agree: somebody edited the
         ledger, or it is not that of `key`.
     """
 
     def __init__(
-        self, connection: Connection, key: SigningKey, now: Callable[[], str], *, is_new: bool = False
+        self, connection: Connection, key: SigningKey, now: Callable[[], str], *, verified: str | None = None
     ) -> None:
         self.connection = connection
         self._key = key
         self._now = now
         self.newest = newest_entry(connection)
-        if not is_new:
+        if self.last_digest != verified:
             self._verify(self.end)
 
     def _verify(self, newest: Entry) -> None:
@@ -47,6 +49,11 @@ class Chain:
                 f"Expected the totals {newest.totals} of the newest entry, found {found} in the tables: "
                 "see `fedpipe budget check`, and restore the ledger from a backup."
             )
+
+    @property
+    def last_digest(self) -> str:
+        """The newest entry's digest, or `BEGINNING`."""
+        return self.newest.digest if self.newest else BEGINNING
 
     @property
     def end(self) -> Entry:
@@ -72,7 +79,7 @@ class Chain:
             "text": canonical_json(body.model_dump(mode="json")),
             "totals": totals(self.connection),
             "made_at": made_at,
-            "previous": self.newest.digest if self.newest else BEGINNING,
+            "previous": self.last_digest,
         }
         digest = entry_digest(position=position, **content)
         signature = SignedHead.sign(self._key, position, digest).signature

@@ -88,13 +88,13 @@ class BlocksCreated(Body):
     renyi_budget: float
 
 
-class ReservedQuery(Body):
+class ReservedQuery(BaseModel):
     """`planned` releases of `event` on the claim's blocks of `splits`.
 
     One costs a block `divergences` at the block's Renyi order.
     """
 
-    kind: ClassVar[str] = "query"
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: str
     splits: tuple[str, ...]

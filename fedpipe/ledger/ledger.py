@@ -32,7 +32,7 @@ from fedpipe.ledger.claims import (
     reserve,
 )
 from fedpipe.ledger.costs import StepCost, run_costs
-from fedpipe.ledger.entries import Entry, LedgerMade, SignedHead
+from fedpipe.ledger.entries import BEGINNING, Entry, LedgerMade, SignedHead
 from fedpipe.ledger.heads import meet_head, newest_heads, witness_head
 from fedpipe.ledger.stores import LedgerStore, as_ledger_error
 from fedpipe.privacy import PrivacyPlan
@@ -67,7 +67,7 @@ class Ledger:
     def _lay_out(self, connection: Connection, key: SigningKey) -> None:
         tables.metadata.create_all(connection)
         connection.execute(insert(tables.info).values(key="format_version", value=tables.FORMAT_VERSION))
-        Chain(connection, key, self._now, is_new=True).append(LedgerMade(public_key=key.public))
+        Chain(connection, key, self._now, verified=BEGINNING).append(LedgerMade(public_key=key.public))
 
     def _open(self) -> SigningKey:
         try:
@@ -76,7 +76,7 @@ class Ledger:
                 if found != tables.FORMAT_VERSION:
                     self._upgrade(connection, found)
                 key = read_key(self._store.key_path)
-                Chain(connection, key, self._now)
+                self._verified = Chain(connection, key, self._now).last_digest
         except BaseException:
             self._connection.close()
             raise
@@ -265,7 +265,9 @@ class Ledger:
     @contextmanager
     def _writing(self) -> Iterator[Chain]:
         with self._transaction() as connection:
-            yield Chain(connection, self._key, self._now)
+            chain = Chain(connection, self._key, self._now, verified=self._verified)
+            yield chain
+        self._verified = chain.last_digest
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="milliseconds")

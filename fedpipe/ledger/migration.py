@@ -11,7 +11,7 @@ from sqlalchemy import Connection, update
 
 from fedpipe.ledger import tables
 from fedpipe.ledger.chain import Chain
-from fedpipe.ledger.entries import LedgerMade
+from fedpipe.ledger.entries import BEGINNING, LedgerMade
 from fedpipe.signing import SigningKey
 
 UPGRADABLE = ("2",)
@@ -21,7 +21,7 @@ def upgrade(connection: Connection, key: SigningKey, now: Callable[[], str], *, 
     """Makes the ledger of format `found` one of the present format, signed by `key`."""
 
     def chain() -> Chain:
-        made = Chain(connection, key, now, is_new=True)
+        made = Chain(connection, key, now, verified=BEGINNING)
         made.append(LedgerMade(public_key=key.public, upgraded_from=found))
         return made
 

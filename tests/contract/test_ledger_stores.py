@@ -334,3 +334,30 @@ def test_other_ledgers_heads_are_kept_and_contradictions_refused(desk: Desk, tmp
         assert ledger.head() == before
         assert [entry.kind for entry in ledger.entries()] == ["ledger", "witness", "witness"]
     assert desk.findings() == ()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("synchronous_commit=off", "synchronous_commit=off: turn it on"), ("search_path=nowhere", "create it")],
+)
+def test_a_server_that_cannot_keep_a_ledger_is_refused(
+    postgresql: str, tmp_path: Path, option: str, words: str
+) -> None:
+    url = f"{postgresql}&options=-c{option.replace('=', '%3D')}"
+    with pytest.raises(LedgerError, match=words):
+        Ledger(LedgerStore.at(url, key=tmp_path / "bank.key"))
+    assert not (tmp_path / "bank.key").exists()
+
+
+def test_a_stricter_server_changes_nothing(postgresql: str, tmp_path: Path) -> None:
+    """Its transactions would see what was there before they waited for the lock."""
+    options = "-csearch_path%3Dstrict -cdefault_transaction_isolation%3Dserializable"
+    store = LedgerStore.at(f"{postgresql}&options={options}", key=tmp_path / "bank.key")
+    engine = create_engine(postgresql)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA strict"))
+    engine.dispose()
+    desk = Desk(store=store, plan=make_plan(), runs=1)
+    desk.held()
+    found = race([partial(desk.reserve, f"r{number}") for number in range(8)])
+    assert found == ["BudgetError"] * 7 + ["won"]
