@@ -34,10 +34,6 @@ NOT_PROVEN = (
     "Commitments show whether records changed; what records there are, only their owner can show.",
     "A key names nobody: whose it is, the reader must know from elsewhere.",
 )
-SAMPLING = (
-    "Each client draws every record independently (Poisson) in every local step; all clients are asked in "
-    "every round, and no amplification is claimed for that."
-)
 
 
 class _Frozen(BaseModel):
@@ -210,7 +206,7 @@ def make_certificate(
         issued_at=issued_at,
         privacy=privacy_statement(plan),
         blocks=tuple(_block_cost(plan, split) for split in plan.splits) if plan.private else (),
-        sampling=SAMPLING,
+        sampling=sampling_statement(plan),
         mechanisms=mechanism_statements(plan),
         plan=plan,
         plan_sha256=plan_digest(plan),
@@ -238,6 +234,14 @@ def privacy_statement(plan: PrivacyPlan) -> PrivacyStatement:
         accountant=accountant_name(),
         randomness=_randomness(plan),
         arithmetic="gradient sums: float32, real-valued analysis; counts: exact integers",
+    )
+
+
+def sampling_statement(plan: PrivacyPlan) -> str:
+    """Returns what is drawn at random, and what is claimed for it."""
+    return (
+        f"Each client draws every {plan.unit} independently (Poisson) in every local step; all clients are "
+        "asked in every round, and no amplification is claimed for that."
     )
 
 

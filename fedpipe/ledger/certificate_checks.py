@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 from fedpipe.ledger.attestation import Attestation, plan_digest
 from fedpipe.ledger.certificate import (
-    SAMPLING,
     BlockCost,
     Certificate,
     ChargedQuery,
     EarlierRun,
+    MechanismStatement,
     charged_queries,
     mechanism_statements,
     planned_releases,
     privacy_statement,
+    sampling_statement,
 )
 from fedpipe.privacy import PrivacyPlan
 
@@ -25,7 +26,8 @@ from fedpipe.privacy import PrivacyPlan
 TOLERANCE = 1e-6
 ASKS_NOBODY = {"preprocess"}
 """Steps that release nothing when the schema declares all that they would ask for."""
-_SHARED = ("private", "unit", "neighboring_relation", "keyed", "randomness")
+_SHARED = PrivacyPlan.model_fields.keys() - {"version", "epsilon", "delta", "queries"}
+"""What a plan whose results are used again must have in common with the plan that uses them."""
 
 
 def content_differences(certificate: Certificate, recomputed: Mapping[str, float]) -> Iterator[str]:
@@ -65,12 +67,16 @@ def _statements(certificate: Certificate) -> Iterator[str]:
     for name in sorted(stated.keys() - {"epsilon", "accountant"}):
         if stated[name] != implied[name]:
             yield f"privacy.{name}: {stated[name]!r}, the plan implies {implied[name]!r}"
-    if certificate.sampling != SAMPLING:
-        yield "sampling: the statement is not that of this version of certificates"
-    if certificate.mechanisms != mechanism_statements(plan):
+    if certificate.sampling != sampling_statement(plan):
+        yield "sampling: the statement is not what the plan implies"
+    if _by_query(certificate.mechanisms) != _by_query(mechanism_statements(plan)):
         yield "mechanisms: the statements are not what the plan implies"
     if set(certificate.spans) != {each.span for each in certificate.commitments}:
         yield "spans: they are not those of the commitments"
+
+
+def _by_query(statements: tuple[MechanismStatement, ...]) -> list[MechanismStatement]:
+    return sorted(statements, key=lambda each: each.query)
 
 
 def _blocks(certificate: Certificate) -> Iterator[str]:
@@ -126,7 +132,7 @@ def _earlier(certificate: Certificate, earlier: EarlierRun) -> Iterator[str]:
     plan, before = certificate.plan, earlier.plan
     if earlier.plan_sha256 != plan_digest(before):
         yield f"earlier run {earlier.run_id}: plan_sha256 is not the digest of its plan"
-    for name in _SHARED:
+    for name in sorted(_SHARED):
         if getattr(before, name) != getattr(plan, name):
             yield f"earlier run {earlier.run_id}: its {name} is another"
     for step in earlier.steps:
