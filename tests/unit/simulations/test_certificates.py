@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from fedpipe.cli import app
 from fedpipe.config import Config
 from fedpipe.ledger import Ledger
 from fedpipe.ledger.certificate import Certificate
@@ -106,6 +108,33 @@ def test_a_gap_in_an_earlier_run_s_files_is_told_and_stops_nothing(start: Start)
     (Path(first.paths.workspace) / "runs" / first.run_id / CLAIM).unlink()
     second = start(training={"num_rounds": 3, "local_steps": 2, "learning_rate": 0.01})
     assert f"run {first.run_id}: no client vouches for it" in verify(second).differences
+
+
+def test_the_command_trusts_a_workspace_s_own_key_or_those_that_are_given(
+    start: Start, tmp_path: Path
+) -> None:
+    summary = start()
+    file, root = Path(summary.paths.certificate), Path(summary.paths.workspace)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(file.read_bytes())
+    given = ["--key", str(root / "signing.pub")]
+    client = read(summary).attestations[0]
+    name, key = client.statement.client, client.signature.public_key
+    for words, code, said in (
+        ([file], 0, "VERIFIED"),
+        ([file, "--code"], 0, f"signed by    {summary.signed_by}"),
+        ([copy], 2, "signer: unknown"),
+        ([copy, *given], 0, "vouched for  by 2 of 2 clients"),
+        ([copy, "--key", summary.signed_by], 0, "VERIFIED"),
+        ([copy, *given, "--client-key", f"{name}={key}"], 0, "the keys of 1 clients"),
+        ([copy, "--key", key], 2, "somebody else's key than you trust"),
+        ([copy, *given, "--client-key", f"{name}={summary.signed_by}"], 2, f"client {name}: its attestation"),
+        ([copy, *given, "--client-key", f"eve={key}"], 2, "client eve: you gave its key"),
+    ):
+        done = CliRunner().invoke(app, ["budget", "verify", *map(str, words)])
+        assert (done.exit_code, said in done.output) == (code, True), done.output
+    printed = json.loads(CliRunner().invoke(app, ["budget", "verify", str(file), "--json"]).output)
+    assert (printed["verified"], printed["differences"]) == (True, [])
 
 
 def test_records_change_nothing_but_commitments(start: Start) -> None:

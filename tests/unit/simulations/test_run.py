@@ -482,7 +482,7 @@ def test_a_lost_claim_is_adopted_all_the_same(
 def test_a_run_whose_files_were_deleted_frees_what_it_never_released(
     workspace: Workspace, wanted: SimulationRequest, lost: str
 ) -> None:
-    with pytest.raises(Killed), killed_at(39):  # after the reservations
+    with pytest.raises(Killed), killed_at(38):  # after the reservations
         start(workspace, wanted)
     [directory] = workspace.runs_dir.iterdir()
     if lost:
