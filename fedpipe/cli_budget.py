@@ -50,7 +50,7 @@ def verify(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of certificates."""
-    from fedpipe.ledger.certificate import certificate_schema
+    from fedpipe.ledger.certificate_schema import certificate_schema
 
     typer.echo(json.dumps(certificate_schema(), indent=2))
 

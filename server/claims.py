@@ -102,10 +102,12 @@ class ClaimingClients:
         if claim is None or request.step not in claim.steps:
             claim = self._claimed = self._claim(request.step)
         wanted = claim.clients if only is None else claim.clients & set(only)
+        outside = [_outside(name, claim) for name in sorted(set(only or ()) - claim.clients)]
+        if not wanted:
+            return [], outside
         replies, refusals = self._clients.ask(request, timeout_seconds=timeout_seconds, only=sorted(wanted))
         note_answers(self._directory, request, replies)
-        outside = sorted(set(only or ()) - claim.clients)
-        return replies, [*refusals, *(_outside(name, claim) for name in outside)]
+        return replies, [*refusals, *outside]
 
     def _claim(self, step: str) -> Claim:
         claim = read_claim(self._directory) or Claim(steps=CHARGED[CHARGED.index(self._first or step) :])

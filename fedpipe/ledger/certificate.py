@@ -26,7 +26,6 @@ from fedpipe.privacy import (
 )
 from fedpipe.signing import SigningKey
 
-SCHEMA_ID = "urn:fedpipe:privacy-certificate:2"
 NOT_PROVEN = (
     "It proves arithmetic and integrity, not execution: each client is trusted to run its mechanism.",
     "It covers one client's records of one person; a person with records at several clients is outside it.",
@@ -262,12 +261,6 @@ def planned_releases(plan: PrivacyPlan, step: str) -> int:
     """Returns how often each client answers `step` at most: every answer is a release of all its queries."""
     of_step = (query for query in plan.queries.values() if query.step == step)
     return max((query.mechanism.num_releases for query in of_step), default=0)
-
-
-def certificate_schema() -> dict[str, Any]:
-    """Returns the JSON Schema (draft 2020-12) of a certificate."""
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID}
-    return head | Certificate.model_json_schema(mode="serialization")
 
 
 def _mechanism_statement(name: str, query: Query, unit: str) -> MechanismStatement:

@@ -26,10 +26,10 @@ from fedpipe.ledger.certificate import (
     EarlierRun,
     RefusedClaim,
     StepReleases,
-    certificate_schema,
     make_certificate,
     planned_releases,
 )
+from fedpipe.ledger.certificate_schema import certificate_schema
 from fedpipe.ledger.nist import NIST_SP_800_226
 from fedpipe.ledger.verify import CLIENT, COORDINATOR, Anchors, Verification, verify_certificate
 from fedpipe.privacy import PrivacyPlan
@@ -512,6 +512,8 @@ def test_certificates_fit_the_published_schema_and_others_do_not(world: World) -
         for wrong in ({"version": 1}, {"blocks": None}, {"more": 1}, {"signature": {}}):
             assert not validator.is_valid(raw | wrong)
         assert not validator.is_valid({name: value for name, value in raw.items() if name != "plan"})
+        event_of(raw, "training")["event"]["event"]["sampling_probability"] = 1.5
+        assert not validator.is_valid(raw)
 
 
 # --- the page --------------------------------------------------------------------------------------
