@@ -142,6 +142,7 @@ def test_the_summary_has_exactly_the_documented_keys(life: Life) -> None:
             "simulation_only",
             "paths",
             "timings_seconds",
+            "signed_by",
             "budgets",
             "reused",
             "resumed",
