@@ -8,7 +8,7 @@ from fedpipe.signing import SigningKey, hold_key
 
 
 def operator_key(workspace: Workspace) -> SigningKey:
-    """Returns the workspace's key, and sees to it that its public half lies beside it for handing out.
+    """Returns the workspace's key, with its public half in a file beside it, for handing out.
 
     Raises:
       LedgerError: the key is damaged, or other users can read it.
@@ -16,5 +16,5 @@ def operator_key(workspace: Workspace) -> SigningKey:
     key, public = hold_key(workspace.signing_key_path), workspace.public_key_path
     line = f"{key.public}\n"
     if not public.exists() or public.read_text() != line:
-        write_text(public, line, mode=0o644)
+        write_text(public, line)
     return key
