@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from clients.division import Division
 from clients.policy import NodePolicy
-from fedpipe.data import Schema, Shard, Transform, open_shard
+from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
 from fedpipe.data.transform import Inputs
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Reply, Request
@@ -26,6 +26,7 @@ from fedpipe.federation.terms import RunTerms
 from fedpipe.federation.witness import exchange_heads, heads_to_show
 from fedpipe.files import sha256
 from fedpipe.ledger import Block, Ledger, LedgerStore
+from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_digest
 from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
@@ -156,6 +157,30 @@ class Node:
         schema = terms.data_schema.model_dump_json()
         return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key)
 
+    def commitments(self, terms: RunTerms) -> dict[str, str]:
+        """Returns, by declared span, the keyed commitment to the node's records in it; kept in memory."""
+        shard = self.shard(terms)
+        return {span: _commitment(shard, self.key, span) for span in terms.spans}
+
+    def vouch(self, run_id: str, terms: RunTerms, steps: Collection[str], *, code: str) -> Attestation:
+        """Returns what the node claimed for `steps` of the run, signed with its ledger's key.
+
+        Raises:
+          LedgerError: the ledger or its key cannot be used; the owner's log says why.
+        """
+        statement = Statement(
+            run_id=run_id,
+            client=self.name,
+            account=self.account,
+            steps=tuple(steps),
+            plan_sha256=plan_digest(terms.plan),
+            terms_sha256=terms.digest,
+            commitments=self.commitments(terms),
+            code_sha256=code,
+        )
+        with self.open_ledger() as ledger:
+            return attest(statement, ledger.key)
+
     def blocks(self, terms: RunTerms) -> list[Block]:
         """Returns the blocks that `terms` charge: all declared spans, those without a record among them.
 
@@ -219,6 +244,12 @@ def _shard(
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
     return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
+
+
+@lru_cache(maxsize=MAX_CLIENTS)
+def _commitment(shard: Shard, key: bytes, span: str) -> str:
+    # A run asks for it twice: when it is offered, and when it is claimed.
+    return commitment(shard, key, span=span)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)

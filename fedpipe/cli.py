@@ -31,10 +31,10 @@ model_app = typer.Typer(no_args_is_help=True, help="Registered model versions.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations that come with fedpipe.")
 app.command()(simulate)
 app.add_typer(run_app, name="run")
-app.add_typer(budget_app, name="budget")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(scenario_app, name="scenario")
+app.add_typer(budget_app, name="budget")
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Privacy budgets and the ledgers that keep them.")
+from fedpipe.cli_verify import schema, verify
+
+app = typer.Typer(no_args_is_help=True, help="Privacy budgets, the ledgers that keep them, and certificates.")
+app.command()(verify)
+app.command()(schema)
 
 LedgerOption = Annotated[
     Optional[str],  # noqa: UP045

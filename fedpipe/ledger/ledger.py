@@ -208,6 +208,11 @@ class Ledger:
         with self._transaction() as connection:
             return int(connection.execute(query).scalar_one())
 
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs the chain, and whatever else the ledger's owner vouches for."""
+        return self._key
+
     def head(self) -> SignedHead:
         """Returns the signed head of the chain: whoever keeps it can tell later whether it was changed."""
         with self._writing() as chain:

@@ -47,6 +47,7 @@ def test_options_that_pages_name_exist(page: Path) -> None:
             "config show",
             "scenario weeks",
             "budget check",
+            "budget verify",
         )
     }
     for line in re.findall(

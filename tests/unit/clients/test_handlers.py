@@ -21,8 +21,10 @@ from fedpipe.federation.terms import RunTerms
 from fedpipe.learning import kernel
 from fedpipe.learning.score_histograms import ScoreBins
 from fedpipe.ledger import Ledger
+from fedpipe.ledger.attestation import Attestation, Statement, plan_digest
 from fedpipe.privacy import SeededRandomness
 from fedpipe.provenance import code_digest
+from fedpipe.signing import read_key
 
 MakeTerms = Callable[..., RunTerms]
 MakeNode = Callable[..., Node]
@@ -145,6 +147,55 @@ def test_the_same_offer_is_accepted_again_at_no_cost(
     node = make_node(lifetime_runs=1)
     first = handlers.claim(node, offer(make_terms()))
     assert encode_reply(handlers.claim(node, offer(make_terms()))) == encode_reply(first)
+
+
+def test_a_client_vouches_for_what_it_claimed_with_a_key_beside_its_ledger(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, survey: Offer
+) -> None:
+    node, terms = make_node(), make_terms()
+    told = handlers.ingest(node, survey(terms)).values
+    reply = handlers.claim(node, offer(terms, steps=["train", "analyze"]))
+    attestation = Attestation.model_validate(reply.values["attestation"])
+    assert attestation.is_genuine
+    assert attestation.signature.public_key == read_key(node.ledger.key_path).public
+    assert attestation.statement == Statement(
+        run_id="run-1",
+        client="client-1",
+        account="client-1",
+        steps=("train", "analyze"),
+        plan_sha256=plan_digest(terms.plan),
+        terms_sha256=terms.digest,
+        commitments={span["name"]: span["commitment"] for span in told["spans"]},
+        code_sha256=told["code"],
+    )
+
+
+def test_an_edited_attestation_is_not_genuine(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    found = Attestation.model_validate(handlers.claim(make_node(), offer(make_terms())).values["attestation"])
+    for name, value in found.statement.model_dump().items():
+        if name not in ("kind", "version"):
+            other = (
+                {"undated": ""} if name == "commitments" else ("train",) if name == "steps" else value + "x"
+            )
+            edited = found.statement.model_copy(update={name: other})
+            assert not found.model_copy(update={"statement": edited}).is_genuine
+
+
+def test_a_client_whose_key_cannot_be_used_reserves_nothing_and_tells_no_path(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    node = make_node()
+    with Ledger(node.ledger):
+        key = node.ledger.key_path.read_bytes()
+    node.ledger.key_path.write_text("no key")
+    with pytest.raises(LedgerError, match="own log says why") as caught:
+        handlers.claim(node, offer(make_terms()))
+    assert str(node.ledger) not in str(caught.value)
+    node.ledger.key_path.write_bytes(key)
+    with Ledger(node.ledger) as ledger:
+        assert ledger.spending() == []
 
 
 @pytest.mark.parametrize("values", [{}, {"terms": None}, {"terms": {"plan": 1}}])

@@ -77,9 +77,13 @@ def model_bytes(summary: RunSummary) -> bytes:
 
 
 def certificate(summary: RunSummary) -> dict[str, Any]:
+    """Returns what must be the same whatever the run is called and whoever signs."""
     found: dict[str, Any] = json.loads(Path(summary.paths.certificate).read_text())
-    del found["run_id"]
-    return found
+    for name in ("run_id", "issued_at", "signature"):
+        del found[name]
+    for each in (*found["releases"], *(one["statement"] for one in found["attestations"])):
+        assert each.pop("run_id") == summary.run_id
+    return found | {"attestations": [each["statement"] for each in found["attestations"]]}
 
 
 class Killed(BaseException):
