@@ -33,20 +33,24 @@ class Division(BaseModel):
     eval_fraction: float | None = None
     missing_tokens: tuple[str, ...] = ()
     time: TimeDivision | None = None
+    user: str | None = None
 
     @classmethod
     def of(cls, terms: RunTerms) -> Division:
-        """Returns how `terms` divide records; without key and time all are one block for ever."""
+        """Returns how `terms` divide records; without key, user and time all are one block for ever."""
         schema = terms.data_schema
-        time = _time_division(schema)
-        if schema.key is None:
-            return cls(key=None, time=time, missing_tokens=schema.missing_tokens if time else ())
+        time, lasting = _time_division(schema), schema.has_lasting_splits
         return cls(
             key=schema.key,
-            eval_fraction=terms.eval_fraction,
-            missing_tokens=schema.missing_tokens,
+            eval_fraction=terms.eval_fraction if lasting else None,
+            missing_tokens=schema.missing_tokens if lasting or time else (),
             time=time,
+            user=schema.user,
         )
+
+    def to_json(self) -> str:
+        """Returns the text that the ledger compares; without users it is as before there were any."""
+        return self.model_dump_json(exclude={"user"} if self.user is None else None)
 
 
 def _time_division(schema: Schema) -> TimeDivision | None:

@@ -18,6 +18,7 @@ from clients.division import Division
 from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, open_shard
 from fedpipe.data.transform import Inputs
+from fedpipe.data.users import bound_contributions
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
@@ -118,10 +119,17 @@ class Node:
                 blocks=self.blocks(terms),
                 policy=self.policy.block_policy(terms.plan),
                 steps=steps,
-                division=Division.of(terms).model_dump_json(),
+                division=Division.of(terms).to_json(),
             )
 
     def shard(self, terms: RunTerms) -> Shard:
+        """Returns what a run under `terms` reads: `records`, or of those a few of each user's."""
+        shard, user = self.records(terms), terms.plan.user
+        if user is None:
+            return shard
+        return _bounded(shard, terms.data_schema.model_dump_json(), user.max_records, self.key)
+
+    def records(self, terms: RunTerms) -> Shard:
         """Returns the node's records in the spans of `terms`, as these read them; kept in memory."""
         status = self.source.stat()
         stamp = f"{status.st_mtime_ns}-{status.st_size}"
@@ -167,11 +175,15 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Encoded:
-    """Labelled records as model inputs, int32 (n,) classes and (n,) names of spans. Its repr shows none."""
+    """Labelled records as model inputs, int32 (n,) classes, (n,) names of spans and numbers of users, if any.
+
+    Its repr shows none.
+    """
 
     features: Inputs
     labels: NDArray[np.int32]
     spans: NDArray[np.str_]
+    users: NDArray[np.int64] | None = None
 
 
 def encode(shard: Shard, transform: Transform) -> Encoded:
@@ -188,8 +200,15 @@ def _shard(
 
 
 @lru_cache(maxsize=MAX_CLIENTS)
+def _bounded(shard: Shard, schema: str, max_records: int, key: bytes) -> Shard:
+    parsed = Schema.model_validate_json(schema)
+    return bound_contributions(shard, parsed, max_records=max_records, key=key)
+
+
+@lru_cache(maxsize=MAX_CLIENTS)
 def _encode(shard: Shard, transform: str) -> Encoded:
     features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
     if isinstance(features, np.ndarray):
         features = align(features)  # once: TensorFlow copies other arrays in every round
-    return Encoded(features=features, labels=shard.labels.astype(np.int32), spans=shard.spans)
+    labels = shard.labels.astype(np.int32)
+    return Encoded(features=features, labels=labels, spans=shard.spans, users=shard.users)

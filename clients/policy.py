@@ -38,10 +38,15 @@ class NodePolicy(BaseModel):
             raise LedgerError(
                 "Expected secure randomness, found a plan with a seeded generator: refused by policy."
             )
-        if plan.private and plan.keyed != (terms.data_schema.key is not None):
+        if plan.private and plan.keyed != terms.data_schema.has_lasting_splits:
             raise LedgerError(
-                "Expected separate budgets for training and evaluation exactly when the schema has a key, "
-                "found otherwise: an amended record could change its block."
+                "Expected separate budgets for training and evaluation exactly when the schema has a key or "
+                "names users, found otherwise: an amended record could change its block."
+            )
+        if plan.user is not None and plan.user.column != terms.data_schema.user:
+            raise LedgerError(
+                f"Expected the plan's users in the schema's column {terms.data_schema.user!r}, found "
+                f"{plan.user.column!r}: records would be told apart in another way."
             )
 
     def block_policy(self, plan: PrivacyPlan) -> BlockPolicy:

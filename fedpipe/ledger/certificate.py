@@ -110,7 +110,7 @@ def make_certificate(
         model_version=model_version,
         privacy=privacy_statement(plan),
         blocks=blocks,
-        sampling="Each client draws every record independently (Poisson) in every local step; all clients "
+        sampling=f"Each client draws every {plan.unit} independently (Poisson) in every local step; all clients "
         "are asked in every round, and no amplification is claimed for that.",
         plan=plan,
         plan_sha256=digest_json(plan.model_dump(mode="json")),
@@ -124,7 +124,7 @@ def privacy_statement(plan: PrivacyPlan) -> PrivacyStatement:
     """Returns what may be said of a run under `plan`."""
     return PrivacyStatement(
         status="private" if plan.private else "NOT PRIVATE",
-        unit=plan.unit,
+        unit=plan.unit_in_words,
         neighboring_relation=plan.neighboring_relation,
         epsilon=plan.total_epsilon() if plan.private else None,
         delta=plan.delta if plan.private else None,
