@@ -34,10 +34,14 @@ class Division(BaseModel):
     missing_tokens: tuple[str, ...] = ()
     time: TimeDivision | None = None
     user: str | None = None
+    index: str | None = None
 
     @classmethod
-    def of(cls, terms: RunTerms) -> Division:
-        """Returns how `terms` divide records; without key, user and time all are one block for ever."""
+    def of(cls, terms: RunTerms, *, index: str | None = None) -> Division:
+        """Returns how `terms` divide records; without key, user and time all are one block for ever.
+
+        `index` is the identity of the index of first spans: with another, records would be dated anew.
+        """
         schema = terms.data_schema
         time, lasting = _time_division(schema), schema.has_lasting_splits
         return cls(
@@ -46,11 +50,13 @@ class Division(BaseModel):
             missing_tokens=schema.missing_tokens if lasting or time else (),
             time=time,
             user=schema.user,
+            index=index,
         )
 
     def to_json(self) -> str:
-        """Returns the text that the ledger compares; without users it is as before there were any."""
-        return self.model_dump_json(exclude={"user"} if self.user is None else None)
+        """Returns the text that the ledger compares; fields that came later are left out where unset."""
+        later = {name for name in ("user", "index") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=later)
 
 
 def _time_division(schema: Schema) -> TimeDivision | None:

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clients.division import Division
+from clients.index import first_spans, index_identity, record_digests
 from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, open_shard
+from fedpipe.data.shard import record_identities
 from fedpipe.data.transform import Inputs
 from fedpipe.data.users import bound_contributions
 from fedpipe.errors import FederationError, LedgerError
@@ -47,6 +49,7 @@ class Node:
     source: Path = field(repr=False)
     key_path: Path = field(repr=False)
     ledger_path: Path = field(repr=False)
+    index_directory: Path = field(repr=False)
     policy: NodePolicy
 
     @classmethod
@@ -59,12 +62,14 @@ class Node:
         try:
             name = str(config["client"])
             account = str(config.get("account", name))
+            ledger = Path(str(config["ledger"]))
             node = cls(
                 name=name,
                 account=account,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
-                ledger_path=Path(str(config["ledger"])),
+                ledger_path=ledger,
+                index_directory=Path(str(config.get("index", ledger.parent / "first-spans"))),
                 policy=NodePolicy.model_validate_json(str(config["policy"])),
             )
         except KeyError as error:
@@ -109,6 +114,7 @@ class Node:
           BudgetError: the records cannot afford it.
         """
         self.accept(terms)
+        division = self._division(terms)
         with self.open_ledger() as ledger:
             ledger.reserve(
                 run_id=run_id,
@@ -119,7 +125,7 @@ class Node:
                 blocks=self.blocks(terms),
                 policy=self.policy.block_policy(terms.plan),
                 steps=steps,
-                division=Division.of(terms).to_json(),
+                division=division,
             )
 
     def shard(self, terms: RunTerms) -> Shard:
@@ -130,11 +136,42 @@ class Node:
         return _bounded(shard, terms.data_schema.model_dump_json(), user.max_records, self.key)
 
     def records(self, terms: RunTerms) -> Shard:
-        """Returns the node's records in the spans of `terms`, as these read them; kept in memory."""
+        """Returns the node's records in the spans of `terms`, as these read them; kept in memory.
+
+        With a key and a date, a record's span is the one that it was first seen in.
+        """
         status = self.source.stat()
         stamp = f"{status.st_mtime_ns}-{status.st_size}"
         schema = terms.data_schema.model_dump_json()
-        return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key)
+        index = self._index_path(terms)
+        with self._owner_told():
+            return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key, index)
+
+    def _division(self, terms: RunTerms) -> str:
+        """Returns how records fall into blocks, by which index among other things."""
+        index = self._index_path(terms)
+        if index is None:
+            return Division.of(terms).to_json()
+        with self._owner_told():
+            return Division.of(terms, index=index_identity(index)).to_json()
+
+    def _index_path(self, terms: RunTerms) -> Path | None:
+        """Returns where first spans are kept: for each way to divide the records by themselves."""
+        if terms.data_schema.key is None or terms.data_schema.time is None:
+            return None
+        division = sha256(Division.of(terms).to_json().encode())
+        return self.index_directory / f"{self.account}-{division[:16]}.sqlite"
+
+    @contextmanager
+    def _owner_told(self) -> Iterator[None]:
+        """What ails the index is the owner's business, and goes to her log."""
+        try:
+            yield
+        except LedgerError:
+            logger.exception("%s cannot use its index of first spans", self.name)
+            raise LedgerError(
+                "Expected a usable index of first spans, found none; the node's own log says why."
+            ) from None
 
     def blocks(self, terms: RunTerms) -> list[Block]:
         """Returns the blocks that `terms` charge: all declared spans, those without a record among them.
@@ -193,10 +230,20 @@ def encode(shard: Shard, transform: Transform) -> Encoded:
 
 @lru_cache(maxsize=MAX_CLIENTS)
 def _shard(
-    path: Path, _stamp: str, schema: str, eval_fraction: float, spans: tuple[str, ...], key: bytes
+    path: Path,
+    _stamp: str,
+    schema: str,
+    eval_fraction: float,
+    spans: tuple[str, ...],
+    key: bytes,
+    index: Path | None,
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
-    return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
+    shard = open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key)
+    if index is not None:
+        records = record_digests(record_identities(shard.frame, parsed), key)
+        shard = replace(shard, spans=first_spans(index, records, shard.spans))
+    return shard.within(spans)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)

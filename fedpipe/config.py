@@ -159,8 +159,8 @@ class PrivacySettings(_Strict):
         Discriminator(lambda unit: "record" if isinstance(unit, str) else "user"),
     ] = Field(
         "record",
-        description="What the guarantee is for: record; or {column: NAME, max_records: K}, for all of a user's "
-        "records at a client at once, of which a release reads at most K. schema.user names the column.",
+        description="What the guarantee is for: record; or {column: NAME, max_records: K}, for all of a "
+        "user's records at a client, of which a release reads at most K. schema.user names the column.",
     )
     epsilon: float = Field(8.0, ge=0.01, le=1000, description="Total per unit, over all steps of a run.")
     delta: float = Field(1e-5, ge=1e-10, lt=0.1, description="Total per unit, over all steps of a run.")

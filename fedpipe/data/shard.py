@@ -81,14 +81,13 @@ def open_shard(path: Path, schema: Schema, *, eval_fraction: float, split_key: b
     """
     frame = read_table(path, schema)
     users = _user_identities(frame, schema)
+    whole = record_identities(frame, schema) if users is None else users
     return Shard(
         frame=frame,
         labels=parse_labels(frame[schema.label.name], schema.label, schema.missing_tokens),
-        is_eval=_split(
-            record_identities(frame, schema) if users is None else users, eval_fraction, split_key
-        ),
+        is_eval=_split(whole, eval_fraction, split_key),
         spans=_spans(frame, schema),
-        users=None if users is None else np.unique(users, return_inverse=True)[1].astype(np.int64),
+        users=None if users is None else _numbers(users),
     )
 
 
@@ -118,6 +117,12 @@ def _digest(texts: Sequence[str]) -> bytes:
 
 def _user_identities(frame: pd.DataFrame, schema: Schema) -> list[str] | None:
     return None if schema.user is None else _identity_cells(frame[schema.user], schema.missing_tokens)
+
+
+def _numbers(texts: list[str]) -> NDArray[np.int64]:
+    """Returns int64 (n,): a number for every text, the same for the same."""
+    places: dict[str, int] = {}
+    return np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
 
 
 def record_identities(frame: pd.DataFrame, schema: Schema) -> list[str]:

@@ -66,9 +66,8 @@ def user_counts(shard: Shard) -> Counts:
     if shard.users is None:
         raise DataError("Expected schema.user to count users, found none: name the column.")
     labelled = shard.labels >= 0
-    return np.array(
-        [len(np.unique(shard.users[labelled & (shard.is_eval == side)])) for side in (False, True)]
-    )
+    sides = (labelled & ~shard.is_eval, labelled & shard.is_eval)
+    return np.array([len(np.unique(shard.users[side])) for side in sides], dtype=np.int64)
 
 
 def column_health(shard: Shard, schema: Schema) -> list[Counts]:

@@ -110,8 +110,8 @@ def make_certificate(
         model_version=model_version,
         privacy=privacy_statement(plan),
         blocks=blocks,
-        sampling=f"Each client draws every {plan.unit} independently (Poisson) in every local step; all clients "
-        "are asked in every round, and no amplification is claimed for that.",
+        sampling=f"Each client draws every {plan.unit} independently (Poisson) in every local step; all "
+        "clients are asked in every round, and no amplification is claimed for that.",
         plan=plan,
         plan_sha256=digest_json(plan.model_dump(mode="json")),
         commitments=commitments,
