@@ -7,7 +7,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.files import digest_json
-from fedpipe.privacy import PrivacyPlan, accountant_name, epsilon, event_from_json, event_to_json
+from fedpipe.privacy import (
+    PrivacyPlan,
+    UserUnit,
+    accountant_name,
+    epsilon,
+    event_from_json,
+    event_to_json,
+)
 
 NOT_PROVEN = (
     "It proves arithmetic, not execution: every client is trusted to run its mechanism as planned.",
@@ -41,6 +48,7 @@ class PrivacyStatement(_Frozen):
 
     status: Literal["private", "NOT PRIVATE"]
     unit: str
+    user: UserUnit | None = None
     neighboring_relation: str
     epsilon: float | None
     delta: float | None
@@ -124,7 +132,8 @@ def privacy_statement(plan: PrivacyPlan) -> PrivacyStatement:
     """Returns what may be said of a run under `plan`."""
     return PrivacyStatement(
         status="private" if plan.private else "NOT PRIVATE",
-        unit=plan.unit_in_words,
+        unit=plan.unit,
+        user=plan.user,
         neighboring_relation=plan.neighboring_relation,
         epsilon=plan.total_epsilon() if plan.private else None,
         delta=plan.delta if plan.private else None,

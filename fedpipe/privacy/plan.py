@@ -109,13 +109,6 @@ class PrivacyPlan(BaseModel):
         return self.user.max_records if self.user else 1
 
     @property
-    def unit_in_words(self) -> str:
-        """The unit as people read it, with what bounds it."""
-        if self.user is None:
-            return self.unit
-        return f"{self.unit} ({self.user.column}, at most {self.max_records} records in a release)"
-
-    @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that have blocks of their own."""
         return ("train", "eval") if self.keyed else ("all",)

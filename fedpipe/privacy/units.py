@@ -10,7 +10,7 @@ Unit = Literal["record", "user"]
 
 
 class UserUnit(BaseModel):
-    """The unit is one user: all records of a client whose cells of `column` are the same.
+    """In place of `record`, the default: one user, all records of a client whose cells of `column` are the same.
 
     No release reads more than `max_records` records of a user, over all spans of a run. All records without a
     user count as those of one user.
@@ -25,3 +25,7 @@ class UserUnit(BaseModel):
         description="A release reads at most so many records of a user at a client. More keep more of the "
         "data and need as much more noise in every count.",
     )
+
+    def __str__(self) -> str:
+        """Returns what tells users apart, and what bounds them."""
+        return f"told apart by {self.column}, at most {self.max_records} records of each in a release"
