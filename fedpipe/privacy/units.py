@@ -10,7 +10,7 @@ Unit = Literal["record", "user"]
 
 
 class UserUnit(BaseModel):
-    """In place of `record`, the default: one user, all records of a client whose cells of `column` are the same.
+    """In place of `record`, the default: a user, all records of a client with one value in `column`.
 
     No release reads more than `max_records` records of a user, over all spans of a run. All records without a
     user count as those of one user.

@@ -209,6 +209,17 @@ def test_blocks_of_users_take_no_plan_for_records(
         handlers.claim(node, offer(record, "run-2"))
 
 
+def test_an_owner_can_insist_on_users(
+    node_of: Callable[[Users], Node], terms: Callable[..., RunTerms], make_terms: MakeTerms, offer: Offer
+) -> None:
+    node, agreed = node_of(USERS), terms()
+    strict = replace(node, policy=node.policy.model_copy(update={"unit": "user"}))
+    record = make_terms(data_schema=agreed.data_schema, spans=SPANS)
+    with pytest.raises(LedgerError, match="unit is the user, found record: refused by policy"):
+        handlers.claim(strict, offer(record, "run-1"))
+    handlers.claim(strict, offer(agreed, "run-2"))
+
+
 def test_a_plan_for_users_of_another_column_is_refused(
     node_of: Callable[[Users], Node], terms: Callable[..., RunTerms], offer: Offer
 ) -> None:
