@@ -116,12 +116,12 @@ def test_a_user_with_many_records_is_drawn_no_more_often(
     node_of: Callable[[Users], Node], terms: Callable[..., RunTerms]
 ) -> None:
     """A planted bug: to draw records would nearly always draw a user of fifty."""
-    node, agreed = node_of({"ann": 50}), terms(max_records=50)
-    if not len(node.shard(agreed).labelled_train.labels):
-        pytest.skip("she is held out")
-    task = task_of(node, agreed, probability=0.3, steps=2000)
-    share = np.mean([len(batch) > 0 for batch in task.batches])
-    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / 2000) ** 0.5
+    node, agreed = node_of({f"u{n}": 50 for n in range(8)}), terms(max_records=50)
+    num_users = len(set(node.shard(agreed).labelled_train.frame["patient"]))
+    task = task_of(node, agreed, probability=0.3, steps=500)
+    drawn = sum(len(batch) for batch in task.batches) / 50
+    share = drawn / (500 * num_users)
+    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / (500 * num_users)) ** 0.5
     by_record = 1 - 0.7**50
     assert by_record > 0.99
 
