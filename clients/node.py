@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clients.division import Division
+from clients.index import first_spans, index_identity, record_digests
 from clients.policy import NodePolicy
 from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
+from fedpipe.data.shard import record_identities
 from fedpipe.data.transform import Inputs
+from fedpipe.data.users import bound_contributions
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
@@ -49,6 +52,7 @@ class Node:
     source: Path = field(repr=False)
     key_path: Path = field(repr=False)
     ledger: LedgerStore = field(repr=False)
+    index_directory: Path = field(repr=False)
     policy: NodePolicy
 
     @classmethod
@@ -62,12 +66,14 @@ class Node:
         try:
             name = str(config["client"])
             account = str(config.get("account", name))
+            ledger = _ledger_store(config)
             node = cls(
                 name=name,
                 account=account,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
-                ledger=_ledger_store(config),
+                ledger=ledger,
+                index_directory=Path(str(config.get("index", ledger.key_path.parent / "first-spans"))),
                 policy=NodePolicy.model_validate_json(str(config["policy"])),
             )
         except KeyError as error:
@@ -137,6 +143,7 @@ class Node:
           BudgetError: the records cannot afford it.
         """
         self.accept(terms)
+        division = self._division(terms)
         with self.open_ledger() as ledger:
             ledger.reserve(
                 run_id=run_id,
@@ -147,19 +154,57 @@ class Node:
                 blocks=self.blocks(terms),
                 policy=self.policy.block_policy(terms.plan),
                 steps=steps,
-                division=Division.of(terms).model_dump_json(),
+                division=division,
             )
 
     def shard(self, terms: RunTerms) -> Shard:
-        """Returns the node's records in the spans of `terms`, as these read them; kept in memory."""
+        """Returns what a run under `terms` reads: `records`, or of those a few of each user's."""
+        shard, user = self.records(terms), terms.plan.user
+        if user is None:
+            return shard
+        return _bounded(shard, terms.data_schema.model_dump_json(), user.max_records, self.key)
+
+    def records(self, terms: RunTerms) -> Shard:
+        """Returns the node's records in the spans of `terms`, as these read them; kept in memory.
+
+        With a key and a date, a record's span is the one that it was first seen in.
+        """
         status = self.source.stat()
         stamp = f"{status.st_mtime_ns}-{status.st_size}"
         schema = terms.data_schema.model_dump_json()
-        return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key)
+        index = self._index_path(terms)
+        with self._owner_told():
+            return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key, index)
+
+    def _division(self, terms: RunTerms) -> str:
+        """Returns how records fall into blocks, by which index among other things."""
+        index = self._index_path(terms)
+        if index is None:
+            return Division.of(terms).to_json()
+        with self._owner_told():
+            return Division.of(terms, index=index_identity(index)).to_json()
+
+    def _index_path(self, terms: RunTerms) -> Path | None:
+        """Returns where first spans are kept: for each way to divide the records by themselves."""
+        if terms.data_schema.key is None or terms.data_schema.time is None:
+            return None
+        division = sha256(Division.of(terms).to_json().encode())
+        return self.index_directory / f"{self.account}-{division[:16]}.sqlite"
+
+    @contextmanager
+    def _owner_told(self) -> Iterator[None]:
+        """What ails the index is the owner's business, and goes to her log."""
+        try:
+            yield
+        except LedgerError:
+            logger.exception("%s cannot use its index of first spans", self.name)
+            raise LedgerError(
+                "Expected a usable index of first spans, found none; the node's own log says why."
+            ) from None
 
     def commitments(self, terms: RunTerms) -> dict[str, str]:
         """Returns, by declared span, the keyed commitment to the node's records in it; kept in memory."""
-        shard = self.shard(terms)
+        shard = self.records(terms)
         return {span: _commitment(shard, self.key, span) for span in terms.spans}
 
     def vouch(self, run_id: str, terms: RunTerms, steps: Collection[str], *, code: str) -> Attestation:
@@ -226,11 +271,15 @@ def _ledger_store(config: Mapping[str, object]) -> LedgerStore:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Encoded:
-    """Labelled records as model inputs, int32 (n,) classes and (n,) names of spans. Its repr shows none."""
+    """Labelled records as model inputs, int32 (n,) classes, (n,) names of spans and numbers of users, if any.
+
+    Its repr shows none.
+    """
 
     features: Inputs
     labels: NDArray[np.int32]
     spans: NDArray[np.str_]
+    users: NDArray[np.int64] | None = None
 
 
 def encode(shard: Shard, transform: Transform) -> Encoded:
@@ -240,10 +289,26 @@ def encode(shard: Shard, transform: Transform) -> Encoded:
 
 @lru_cache(maxsize=MAX_CLIENTS)
 def _shard(
-    path: Path, _stamp: str, schema: str, eval_fraction: float, spans: tuple[str, ...], key: bytes
+    path: Path,
+    _stamp: str,
+    schema: str,
+    eval_fraction: float,
+    spans: tuple[str, ...],
+    key: bytes,
+    index: Path | None,
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
-    return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
+    shard = open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key)
+    if index is not None:
+        records = record_digests(record_identities(shard.frame, parsed), key)
+        shard = replace(shard, spans=first_spans(index, records, shard.spans))
+    return shard.within(spans)
+
+
+@lru_cache(maxsize=MAX_CLIENTS)
+def _bounded(shard: Shard, schema: str, max_records: int, key: bytes) -> Shard:
+    parsed = Schema.model_validate_json(schema)
+    return bound_contributions(shard, parsed, max_records=max_records, key=key)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)
@@ -257,4 +322,5 @@ def _encode(shard: Shard, transform: str) -> Encoded:
     features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
     if isinstance(features, np.ndarray):
         features = align(features)  # once: TensorFlow copies other arrays in every round
-    return Encoded(features=features, labels=shard.labels.astype(np.int32), spans=shard.spans)
+    labels = shard.labels.astype(np.int32)
+    return Encoded(features=features, labels=labels, spans=shard.spans, users=shard.users)

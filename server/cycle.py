@@ -66,11 +66,12 @@ class Surroundings:
         }
 
     def release(self, step: str) -> dict[str, Any]:
-        """Returns the mechanisms of the step's queries: other noise is another result, and another cost."""
+        """Returns the unit and the mechanisms of the step: other noise is another result and another cost."""
         plan = self.asker.terms.plan
         queries = {name: query for name, query in plan.queries.items() if query.step == step}
         return {
             "private": plan.private,
+            "unit": plan.user.model_dump(mode="json") if plan.user else plan.unit,
             "randomness": plan.randomness,
             "queries": {name: query.model_dump(mode="json") for name, query in queries.items()},
         }

@@ -61,10 +61,12 @@ def make_plan(config: Config) -> PrivacyPlan:
       PrivacyError: if no noise can meet the target.
     """
     schema, training, privacy = config.data_schema, config.training, config.privacy
-    keyed = schema.key is not None
+    keyed, user = schema.has_lasting_splits, config.user_unit
     if not privacy.enabled:
         return PrivacyPlan(
             private=False,
+            unit="user" if user else "record",
+            user=user,
             epsilon=privacy.epsilon,
             delta=privacy.delta,
             keyed=keyed,
@@ -82,6 +84,7 @@ def make_plan(config: Config) -> PrivacyPlan:
         num_rounds=training.num_rounds,
         local_steps=training.local_steps,
         keyed=keyed,
+        user=user,
     )
     return _calibrated(demand, privacy.epsilon, privacy.delta, privacy.shares, privacy.randomness)
 

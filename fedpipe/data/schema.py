@@ -239,8 +239,8 @@ class Schema(_Strict):
     columns: dict[FeatureName, Column] = Field(min_length=1, description="Feature columns by canonical name.")
     key: Name | None = Field(
         None,
-        description="Column that identifies a record for ever. With a key, training and evaluation records "
-        "have budgets of their own; without, all records of a client are one block.",
+        description="Column that identifies a record for ever. With a key (or user), training and evaluation "
+        "records have budgets of their own; without, all records of a client are one block.",
     )
     time: TimeColumn | None = Field(
         None,
@@ -248,20 +248,26 @@ class Schema(_Strict):
         "`spans` says; without, all records lie in one span.",
     )
     client_column: Name | None = Field(None, description="Column that says which client holds a record.")
+    user: Name | None = Field(
+        None,
+        description="Column that says whose record it is, for ever; never a feature. All records of a user "
+        "are on one side, training or evaluation, and privacy.unit can protect all of them at once. Records "
+        "without a user count as those of one user.",
+    )
     missing_tokens: tuple[str, ...] = Field(
         ("", "na", "n/a", "nan", "null", "none"), description="Cells that mean 'no value', in any case."
     )
 
     @model_validator(mode="after")
     def _check_roles(self) -> Schema:
-        roles = [name for name in (self.label.name, self.key, self.client_column) if name]
+        roles = [name for name in (self.label.name, self.key, self.client_column, self.user) if name]
         for name in roles:
             if name in self.columns:
                 raise ValueError(f"expected {name!r} in one role, found it among the feature columns too")
         if self.time:
             roles.append(self.time.column)
         if len(set(roles)) < len(roles):
-            raise ValueError("expected label, key, time and client_column to be different columns")
+            raise ValueError("expected label, key, time, client_column and user to be different columns")
         if self.time and self.time.aliases and self.time.column in self.columns:
             raise ValueError(
                 f"expected the aliases of {self.time.column!r} with its feature column, found some at time"
@@ -296,12 +302,18 @@ class Schema(_Strict):
         """The number of classes of the label."""
         return len(self.label.classes)
 
+    @property
+    def has_lasting_splits(self) -> bool:
+        """Whether a cell that never changes says if a record trains or evaluates."""
+        return self.key is not None or self.user is not None
+
     def known(self) -> dict[str, tuple[str, ...]]:
         """Returns every column that a source may have, with its aliases."""
         wanted = {name: column.aliases for name, column in self.columns.items()}
         wanted[self.label.name] = self.label.aliases
-        if self.key:
-            wanted[self.key] = ()
+        for name in (self.key, self.user):
+            if name:
+                wanted[name] = ()
         if self.time:
             wanted.setdefault(self.time.column, self.time.aliases)
         return wanted

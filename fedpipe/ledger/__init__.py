@@ -1,7 +1,13 @@
 """Budgets of blocks: reserved before a run, committed at each release."""
 
 from fedpipe.ledger.admission import Spending
-from fedpipe.ledger.blocks import Block, BlockPolicy, policy_for_budget, policy_for_runs
+from fedpipe.ledger.blocks import (
+    Block,
+    BlockPolicy,
+    epsilon_over_blocks,
+    policy_for_budget,
+    policy_for_runs,
+)
 from fedpipe.ledger.claims import ReleaseId
 from fedpipe.ledger.costs import StepCost
 from fedpipe.ledger.entries import Entry, SignedHead
@@ -18,6 +24,7 @@ __all__ = [
     "SignedHead",
     "Spending",
     "StepCost",
+    "epsilon_over_blocks",
     "policy_for_budget",
     "policy_for_runs",
     "utc_now",

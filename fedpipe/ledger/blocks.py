@@ -69,6 +69,15 @@ class BlockPolicy(BaseModel):
         return renyi_budget(self.epsilon, self.delta - self.reserved_delta, self.renyi_order)
 
 
+def epsilon_over_blocks(policy: BlockPolicy, num_blocks: int) -> float:
+    """Returns the epsilon, at the policy's delta, of spending the whole budget of `num_blocks` blocks.
+
+    It is what a user with records in as many blocks of one `policy` may pay: divergences at the order
+    that the blocks share add up, and a release that reads several of her blocks is counted in each.
+    """
+    return renyi_to_epsilon(num_blocks * policy.renyi_budget, policy.renyi_order, policy.delta)
+
+
 def policy_for_runs(plan: PrivacyPlan, num_runs: int) -> BlockPolicy:
     """Returns the tightest policy under which every block affords `num_runs` runs of `plan`."""
 

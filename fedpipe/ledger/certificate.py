@@ -19,6 +19,7 @@ from fedpipe.privacy import (
     NoisyHistograms,
     PrivacyPlan,
     Query,
+    UserUnit,
     accountant_name,
     epsilon,
     event_from_json,
@@ -63,6 +64,7 @@ class PrivacyStatement(_Frozen):
 
     status: Literal["private", "NOT PRIVATE"]
     unit: str
+    user: UserUnit | None = None
     neighboring_relation: str
     epsilon: float | None
     delta: float | None
@@ -227,6 +229,7 @@ def privacy_statement(plan: PrivacyPlan) -> PrivacyStatement:
     return PrivacyStatement(
         status="private" if plan.private else "NOT PRIVATE",
         unit=plan.unit,
+        user=plan.user,
         neighboring_relation=plan.neighboring_relation,
         epsilon=plan.total_epsilon() if plan.private else None,
         delta=plan.delta if plan.private else None,
@@ -284,12 +287,15 @@ def _dp_sgd_statement(name: str, step: str, mechanism: DpSgd, unit: str) -> Mech
 
 
 def _histogram_statement(name: str, step: str, mechanism: NoisyHistograms, unit: str) -> MechanismStatement:
+    k = mechanism.max_records
+    most = "one to one cell" if k == 1 else f"{k} in all to the cells"
+    draws = "discrete Gaussian, parameter" if k == 1 else f"the sum of {k} discrete Gaussians, together"
     return MechanismStatement(
         query=name,
         step=step,
         sampling=f"none: every {unit} counts",
-        clipping=f"a {unit} adds at most one to one cell of each of {mechanism.num_histograms} histograms",
-        noise=f"discrete Gaussian, parameter sigma {mechanism.noise_stddev:g} in every cell",
+        clipping=f"a {unit} adds at most {most} of each of {mechanism.num_histograms} histograms",
+        noise=f"{draws} sigma {mechanism.noise_stddev:g} in every cell",
         arithmetic="exact integers",
     )
 

@@ -150,6 +150,7 @@ def test_the_summary_has_exactly_the_documented_keys(life: Life) -> None:
         assert set(summary["privacy"]) == {
             "status",
             "unit",
+            "user",
             "neighboring_relation",
             "epsilon",
             "delta",
