@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import parse_number
-from fedpipe.data.hashing import hash_buckets
+from fedpipe.encoding.hashing import hash_buckets
+from fedpipe.encoding.text import parse_number
 
 # One rule for Python's re and for RE2, after lower-casing ASCII letters.
 BETWEEN_WORDS = r"[^0-9a-z$]+"
