@@ -20,8 +20,8 @@ from fedpipe.errors import EncryptedError
 NUM_PARTIES = 3
 FRACTIONAL_BITS = 16
 SCALE = 1 << FRACTIONAL_BITS
-# A product of two words carries 32 fractional bits until it is cut back, in a signed word of 64.
-PRODUCT_LIMIT = 2.0**31
+# A product carries 32 fractional bits until it is cut back, and cutting needs the two highest bits free.
+PRODUCT_LIMIT = 2.0**30
 
 
 def encode_fixed(values: ArrayLike, *, max_magnitude: float) -> Words:
@@ -38,7 +38,8 @@ def encode_fixed(values: ArrayLike, *, max_magnitude: float) -> Words:
             f"Expected finite inputs of at most {max_magnitude:g}, found another at {_place(refused[0])}: "
             "correct that row."
         )
-    return np.rint(numbers * SCALE).astype(np.int64)
+    words: Words = np.rint(numbers * SCALE).astype(np.int64)
+    return words
 
 
 def decode_fixed(words: Words) -> NDArray[np.float64]:
@@ -65,7 +66,7 @@ def reconstruct(pairs: Sequence[Pair]) -> Words:
 
     Raises:
       EncryptedError: two parties disagree on the share that both hold. That finds faults, not malice: a
-        party that lies about the share which only it and a silent neighbour know is not found.
+        party that lies while they compute makes its neighbour hold the same wrong share.
     """
     for party in range(NUM_PARTIES):
         neighbor = (party + 1) % NUM_PARTIES

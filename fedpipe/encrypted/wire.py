@@ -1,4 +1,4 @@
-"""A pair of shares as bytes: `FPS1`, rank, dimensions, both shares; docs/encrypted-client.md has it in full."""
+"""A pair of shares as bytes: `FPS1`, rank, dimensions, both shares. See docs/encrypted-client.md."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Pair = tuple[Words, Words]
 def encode_pair(pair: Pair) -> bytes:
     """Returns the bytes of two shares of one shape.
 
-    >>> encode_pair((np.array([[1, 2]]), np.array([[3, -1]]))).hex(" ", 4)
-    '46505331 02000000 01000000 02000000 01000000 00000000 02000000 00000000 03000000 00000000 ffffffff ffffffff'
+    >>> encode_pair((np.array([[1]]), np.array([[-2]]))).hex(" ", 4)
+    '46505331 02000000 01000000 01000000 01000000 00000000 feffffff ffffffff'
     """
     first, second = (np.ascontiguousarray(share, dtype="<i8") for share in pair)
     if first.shape != second.shape:
