@@ -6,10 +6,12 @@ A row is encoded here, shared here, and its logits are joined here. Nothing is l
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -201,6 +203,18 @@ class EncryptedClient:
         except BaseException:
             future.cancel()
             raise
+
+
+def trust(authorities: Path) -> ssl.SSLContext:
+    """Returns what `verify` takes to trust the PEM certificates of a file, and no others.
+
+    Raises:
+      EncryptedError: it holds none.
+    """
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except OSError as error:
+        raise EncryptedError(f"Expected PEM certificates in {authorities}, found none: check it.") from error
 
 
 def check_inputs(card: ModelCard, inputs: NDArray[Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,15 +34,12 @@ def predict_file(client: EncryptedClient, source: Path, target: Path) -> int:
 
     def write(stream: IO[bytes]) -> None:
         nonlocal num_rows
-        with io.TextIOWrapper(stream, "utf-8", newline="", write_through=True) as text:
-            writer = csv.writer(text, lineterminator="\n")
-            scores = [f"probability_{name}" for name in client.card.class_names]
-            writer.writerow(["row", *scores, "prediction", "model", "version"])
-            for predictions in _predict_chunks(client, source):
-                writer.writerows(_lines(predictions, num_rows))
-                num_rows += len(predictions.probabilities)
-            text.flush()
-            text.detach()
+        writer = csv.writer(codecs.getwriter("utf-8")(stream), lineterminator="\n")
+        scores = [f"probability_{name}" for name in client.card.class_names]
+        writer.writerow(["row", *scores, "prediction", "model", "version"])
+        for predictions in _predict_chunks(client, source):
+            writer.writerows(_lines(predictions, num_rows))
+            num_rows += len(predictions.probabilities)
 
     write_atomically(target, write)
     return num_rows

@@ -39,21 +39,28 @@ def export_dense(version: ModelVersion, directory: Path) -> DensePart:
       WorkspaceError: the SavedModel is missing or is another model's.
       EncryptedError: some row could make a product overflow.
     """
-    definition = version.definition
+    part = dense_part(version.definition, _load_weights(version.definition, directory))
+    _largest_logit(version, part)
+    return part
+
+
+def dense_part(definition: ModelDefinition, model: Any) -> DensePart:
+    """Returns the layers of a Keras model of that definition.
+
+    Raises:
+      ConfigError: a model of this type cannot be computed on shares.
+    """
     if definition.settings.type == "custom":
         raise ConfigError(
             "Expected model.type logistic_regression, mlp, wide_and_deep or cnn, found custom: "
             "its layers are not known to work on shares."
         )
-    model = _load_weights(definition, directory)
     builder = Builder()
     if definition.settings.type == "wide_and_deep":
         _add_wide_and_deep(builder, model, definition)
     else:
         _add_chain(builder, model.layers, 0)
-    part = builder.build(definition.num_features)
-    _largest_logit(version, part)
-    return part
+    return builder.build(definition.num_features)
 
 
 def describe_version(version: ModelVersion, part: DensePart) -> dict[str, Any]:
