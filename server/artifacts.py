@@ -110,12 +110,14 @@ class RoundFigures(_Artifact):
       num_answered: clients whose sums were added.
       update_norm: L2 norm of the mean gradient, its noise included.
       noise_norm: what that norm is expected to be of noise alone; 0 without noise.
+      set_aside: clients whose updates were left out or shortened, with the reason.
     """
 
     server_round: int
     num_answered: int
     update_norm: float
     noise_norm: float
+    set_aside: dict[str, str] = {}
 
 
 class Model(_Artifact):

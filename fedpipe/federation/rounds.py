@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from fedpipe.errors import FederationError
+from fedpipe.federation.aggregation import Aggregate, Gradient, aggregate, read_updates
 from fedpipe.federation.cohort import Clock, Cohort, ask_cohort
-from fedpipe.federation.messages import Clients, Request, array_of, sum_arrays
+from fedpipe.federation.messages import Clients, Request, array_of
 from fedpipe.federation.schedules import schedule_factor
-from fedpipe.federation.strategies import Gradient, Strategy, make_strategy
+from fedpipe.federation.strategies import Strategy, make_strategy
 from fedpipe.federation.training_state import (
     CHECKPOINT,
     RoundRecord,
@@ -49,6 +50,7 @@ def run_rounds(
     local_step_sizes: Mapping[str, float],
     sizes: Mapping[str, float],
     least_total: float,
+    longest: Callable[[float], float] | None = None,
     directory: Path,
     identity: str,
     listener: Listener,
@@ -57,10 +59,10 @@ def run_rounds(
     """Returns the state after all rounds, resuming from the checkpoint in `directory` if it is this run's.
 
     The aggregate of a round is the sum of the clients' noisy sums, divided by
-    sampling_probability times the noisily counted size of those that answered. A client whose
-    size was never counted cannot be weighed and does not take part; one whose answer is no update
-    of finite numbers is missing from that round. Everything done to the aggregate is
-    post-processing.
+    sampling_probability times the noisily counted size of those that answered; or what
+    `settings.aggregation` says. A client whose size was never counted cannot be weighed and does not
+    take part; one whose answer is no update of finite numbers is missing from that round.
+    Everything done to the sums is post-processing.
 
     Args:
       clients: the data owners.
@@ -71,6 +73,7 @@ def run_rounds(
       local_step_sizes: by client, of its own steps; every request carries them, scheduled.
       sizes: noisily counted training records of each client.
       least_total: a total below this is noise, and is raised to it.
+      longest: the L2 norm of an honest sum, by a client's size; a longer one is shortened.
       directory: holds the checkpoint. It stays there: a run that is killed after its last round
         must not start over, since no client answers an old round again.
       identity: digest of the run's terms; a checkpoint of another is not used.
@@ -96,12 +99,15 @@ def run_rounds(
             check=lambda reply: array_of(reply, "sum", initial.shape),
             clock=clock,
         )
-        total = max(sum(sizes[reply.client] for reply in cohort.replies), least_total, 1.0)
-        aggregate = sum_arrays(cohort.replies, "sum", initial.shape).astype(np.float64)
-        gradient = aggregate / (settings.sampling_probability * total)
-        record = _record(request.server_round, cohort, gradient)
+        joined = aggregate(
+            read_updates(cohort.replies, sizes, initial.shape),
+            settings,
+            least_total=least_total,
+            longest=longest,
+        )
+        record = _record(request.server_round, cohort, joined)
         _tell_changes(listener, state, record)
-        state = _advance(state, gradient, strategy, settings, record)
+        state = _advance(state, joined.gradient, strategy, settings, record)
         save_state(path, state, identity)
         listener.on_round(state.server_round)
     return state
@@ -154,13 +160,14 @@ def _advance(
     )
 
 
-def _record(server_round: int, cohort: Cohort, gradient: Gradient) -> RoundRecord:
+def _record(server_round: int, cohort: Cohort, joined: Aggregate) -> RoundRecord:
     return RoundRecord(
         server_round=server_round,
         answered=tuple(reply.client for reply in cohort.replies),
         missing={refusal.client: refusal.reason for refusal in cohort.refusals},
         retried=cohort.retried,
-        update_norm=float(np.linalg.norm(gradient)),
+        set_aside=joined.set_aside,
+        update_norm=float(np.linalg.norm(joined.gradient)),
     )
 
 
@@ -173,6 +180,12 @@ def _tell_changes(listener: Listener, state: TrainingState, record: RoundRecord)
         listener.on_note(
             f"Training goes on without {_some(left)} from round {record.server_round}: "
             f"{record.missing[left[0]]}"
+        )
+    aside = sorted(set(record.set_aside) - set(state.history[-1].set_aside if state.history else ()))
+    if aside:
+        listener.on_note(
+            f"In round {record.server_round}, updates were set aside or shortened: {_some(aside)}. "
+            f"{aside[0]}: {record.set_aside[aside[0]]}."
         )
     if back:
         listener.on_note(f"Back in round {record.server_round}: {_some(back)}.")

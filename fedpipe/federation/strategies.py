@@ -19,11 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fedpipe.federation.aggregation import Gradient
 from fedpipe.learning import TrainingSettings
 
-Gradient = NDArray[np.float64]
 Moments = Mapping[str, Gradient]
 
 

@@ -17,7 +17,7 @@ from fedpipe.files import canonical_json, write_atomically
 from fedpipe.learning.vectors import Vector
 
 CHECKPOINT = "checkpoint.npz"
-VERSION = 2  # 1 had the velocity of fedavgm as its only moment
+VERSION = 3  # 2 knew no updates that were set aside
 MOMENT = "moment."
 
 
@@ -30,6 +30,7 @@ class RoundRecord:
       answered: clients whose updates are in the aggregate.
       missing: clients that take part in the run and are not in this round's aggregate, with the reason.
       retried: clients that were asked more than once, whatever came of it.
+      set_aside: clients whose updates were left out or shortened, with the reason.
       update_norm: L2 norm of the mean gradient that the noisy sums gave: a function of releases.
     """
 
@@ -37,6 +38,7 @@ class RoundRecord:
     answered: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
     retried: tuple[str, ...] = ()
+    set_aside: Mapping[str, str] = field(default_factory=dict)
     update_norm: float = 0.0
 
 
@@ -139,6 +141,7 @@ def _state(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Train
                 answered=tuple(record["answered"]),
                 missing=record["missing"],
                 retried=tuple(record["retried"]),
+                set_aside=record["set_aside"],
                 update_norm=record["update_norm"],
             )
             for record in head["history"]

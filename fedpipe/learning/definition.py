@@ -10,6 +10,7 @@ from fedpipe.data.transform import InputGroup, Transform
 
 FEDAVGM_MOMENTUM = 0.9
 FEDPROX_MU = 0.1
+SELECTING = ("multi_krum", "bulyan")  # krum leaves out all but one, which says little
 ADAPTIVE = ("fedadagrad", "fedadam", "fedyogi")
 
 # Settings that only some strategies read: with another they would say what does not happen.
@@ -98,6 +99,17 @@ class TrainingSettings(_Strict):
         ge=0,
         description="How strongly fedprox pulls local steps back to the round's weights; nothing: 0.1.",
     )
+    aggregation: Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"] = Field(
+        "mean",
+        description="How updates are joined. mean weighs clients by size; the others withstand clients that "
+        "lie, and weigh all alike.",
+    )
+    num_byzantine: int = Field(
+        0,
+        ge=0,
+        description="How many lying clients trimmed_mean, krum, multi_krum and bulyan must withstand; "
+        "they need 2, 2, 2 and 4 times as many others.",
+    )
     average_last: float = Field(
         0.5,
         ge=0,
@@ -138,6 +150,11 @@ class TrainingSettings(_Strict):
         return FEDPROX_MU if self.proximal_mu is None else self.proximal_mu
 
     @property
+    def names_clients(self) -> bool:
+        """Whether the aggregation leaves out whole updates, so that it can name their clients."""
+        return self.aggregation in SELECTING
+
+    @property
     def scales_steps(self) -> bool:
         """Whether the strategy divides each weight's step by the size of its gradients."""
         return self.strategy in ADAPTIVE
@@ -155,6 +172,15 @@ class TrainingSettings(_Strict):
                     f"expected training.{name} only with strategy {' or '.join(strategies)}, "
                     f"found it with {self.strategy}: leave it out, or change training.strategy"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_byzantine(self) -> TrainingSettings:
+        if self.num_byzantine and self.aggregation in ("mean", "median"):
+            raise ValueError(
+                "expected training.num_byzantine only with trimmed_mean, krum, multi_krum or bulyan, "
+                f"found it with aggregation {self.aggregation}: leave it out, or change training.aggregation"
+            )
         return self
 
     @model_validator(mode="after")

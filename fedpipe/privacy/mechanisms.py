@@ -6,6 +6,7 @@ public constants: no field may be computed from a client's data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -131,6 +132,18 @@ class DpSgd(BaseModel):
         return poisson_batches(
             self.sampling_probability, self.local_steps, num_records, randomness, acceptance
         )
+
+    def longest_release(self, num_records: float, num_parameters: int) -> float:
+        """Returns an L2 norm that a round's release exceeds with probability below 1e-6.
+
+        The number of records drawn, and the norm of the noise, each lie below six standard deviations
+        above what is expected (Bernstein's inequality; Laurent and Massart 2000, Lemma 1). What is longer
+        was not made by this mechanism from so many records.
+        """
+        expected = self.sampling_probability * num_records * self.local_steps
+        drawn = expected + 6 * math.sqrt(expected) + 6
+        noise = self.noise_multiplier * math.sqrt(self.local_steps) * (math.sqrt(num_parameters) + 6)
+        return self.clipping_norm * (drawn + noise)
 
     def noise(self, num_parameters: int, randomness: Randomness) -> NDArray[np.float32]:
         """Returns noise of shape (local_steps, num_parameters)."""

@@ -61,12 +61,16 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundEvidence:
-    """A round of training: who answered, and the norm of the mean gradient beside that of its noise."""
+    """A round of training: who answered, and the norm of the mean gradient beside that of its noise.
+
+    `set_aside` names clients whose updates were left out or shortened, with the reason.
+    """
 
     server_round: int
     num_answered: int
     update_norm: float
     noise_norm: float
+    set_aside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from fedpipe.reports.evidence import RoundEvidence
 from fedpipe.reports.wording import plural, round_up
 
 _NUM_TOTALS = 10
+_MAX_NAMED = 10
 _INTERVAL = 1e-3  # coarse, since a bound at any; the curve is a few pixels high
 
 
@@ -25,6 +27,7 @@ class LearningReport:
     norms: LineChart
     totals: LineChart | None
     answers: str
+    set_aside: str
     noise: str
 
 
@@ -36,6 +39,7 @@ def learning_report(rounds: Sequence[RoundEvidence], certificate: Certificate) -
         norms=_norms(rounds),
         totals=_totals(certificate),
         answers=_answers(rounds),
+        set_aside=_set_aside(rounds),
         noise=_noise(rounds),
     )
 
@@ -95,6 +99,21 @@ def _answers(rounds: Sequence[RoundEvidence]) -> str:
         return f"{plural(most, 'client')} answered in every round."
     mean = sum(each.num_answered for each in rounds) / len(rounds)
     return f"Between {least} and {plural(most, 'client')} answered in a round, {mean:.1f} on average."
+
+
+def _set_aside(rounds: Sequence[RoundEvidence]) -> str:
+    """Returns whose updates were left out or shortened, and how often; nothing if none were."""
+    counts = Counter(client for each in rounds for client in each.set_aside)
+    if not counts:
+        return ""
+    first = next(each for each in rounds if each.set_aside)
+    client, reason = next(iter(first.set_aside.items()))
+    named = [f"{name} ({plural(number, 'round')})" for name, number in counts.most_common(_MAX_NAMED)]
+    more = f" and {len(counts) - _MAX_NAMED} more" if len(counts) > _MAX_NAMED else ""
+    return (
+        f"Updates that were left out or shortened, by client: {', '.join(named)}{more}. "
+        f"{client}, in round {first.server_round}: {reason}."
+    )
 
 
 def _noise(rounds: Sequence[RoundEvidence]) -> str:

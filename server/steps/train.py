@@ -17,6 +17,7 @@ from fedpipe.files import write_atomically
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.vectors import Vector
 from fedpipe.ledger.certificate import Dropout
+from fedpipe.privacy import DpSgd, PrivacyPlan
 from server.artifacts import Model, RoundFigures, Spans, Statistics
 from server.steps.asking import Asker
 from server.steps.noise import noise_advice, noise_to_signal, round_noise
@@ -24,6 +25,7 @@ from server.steps.step_sizes import choose_step_sizes, strategy_note
 
 WEIGHTS = "weights.npy"
 SURE_DEVIATIONS = 2.0
+SURELY_COUNTED = 6.0
 
 
 def train(
@@ -92,9 +94,21 @@ def _run(
         local_step_sizes=steps.local,
         sizes=sizes,
         least_total=_least_total(size_noise, len(sizes)),
+        longest=_longest(terms.plan, size_noise, initial.size),
         directory=directory,
         identity=f"{asker.run_id}/{terms.digest}",
         listener=listener,
+    )
+
+
+def _longest(plan: PrivacyPlan, size_noise: float, num_parameters: int) -> Callable[[float], float] | None:
+    """Returns how long an honest client's sum may be, by its counted size; None without clipping."""
+    query = plan.queries.get("training")
+    if query is None or not isinstance(query.mechanism, DpSgd):
+        return None
+    mechanism = query.mechanism
+    return lambda size: mechanism.longest_release(
+        max(size, 0.0) + SURELY_COUNTED * size_noise, num_parameters
     )
 
 
@@ -120,6 +134,7 @@ def _round_figures(
         yield RoundFigures(
             server_round=record.server_round,
             num_answered=len(record.answered),
+            set_aside=dict(record.set_aside),
             update_norm=record.update_norm,
             noise_norm=round_noise(asker.terms.plan, total, len(record.answered), num_parameters),
         )

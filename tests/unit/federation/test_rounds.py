@@ -379,3 +379,20 @@ def test_momentum_makes_fedavg_fedavgm(tmp_path: Path) -> None:
         for name in ("fedavg", "fedavgm")
     ]
     assert ends[0].weights.tobytes() == ends[1].weights.tobytes()
+
+
+def test_a_lying_client_is_set_aside_and_named(tmp_path: Path) -> None:
+    """Five honest clients and one whose update points the other way."""
+    answers = {f"c{n}": [10.0 + n / 10, 0.0] for n in range(5)} | {"liar": [-1000.0, 0.0]}
+    training = settings(num_rounds=2, aggregation="multi_krum", num_byzantine=1, learning_rate=0.1)
+    notes: list[str] = []
+    state = train(
+        tmp_path,
+        FakeClients(lambda request: answers),
+        training,
+        sizes=dict.fromkeys(answers, 10.0),
+        on_note=notes.append,
+    )
+    assert [list(record.set_aside) for record in state.history] == [["liar"], ["liar"]]
+    np.testing.assert_allclose(state.weights, [1.0 - 0.1 * 2 * 10.2 / 10 / 0.5, -1.0], rtol=1e-5)
+    assert len([note for note in notes if "liar" in note]) == 1

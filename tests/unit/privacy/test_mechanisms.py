@@ -34,6 +34,21 @@ def dp_sgd(**change: float) -> DpSgd:
 # --- DP-SGD ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("num_records", [0, 1, 30, 2000])
+@pytest.mark.parametrize("num_parameters", [1, 500])
+def test_no_honest_sum_is_longer_than_the_longest(num_records: int, num_parameters: int) -> None:
+    """Though every gradient has the clipping norm and all point the same way."""
+    mechanism, randomness = dp_sgd(), SeededRandomness([num_records, num_parameters])
+    longest = mechanism.longest_release(num_records, num_parameters)
+    norms = []
+    for _ in range(300):
+        total = mechanism.noise(num_parameters, randomness).sum(axis=0, dtype=np.float64)
+        drawn = sum(len(batch) for batch in mechanism.sample(num_records, randomness))
+        total[0] += mechanism.clipping_norm * drawn
+        norms.append(float(np.linalg.norm(total)))
+    assert max(norms) <= longest < 10 * max(norms)
+
+
 def test_the_cost_of_a_round_is_that_of_its_local_steps() -> None:
     step = dp_event.PoissonSampledDpEvent(0.1, dp_event.GaussianDpEvent(2.0))
     assert dp_sgd().event == dp_event.SelfComposedDpEvent(step, 4)
