@@ -19,16 +19,22 @@ MAX_JSON_BYTES = 64 << 20  # a card holds vocabularies
 MAX_ERROR_CHARACTERS = 300
 MAX_IDLE_SECONDS = 600.0  # every request has a shorter deadline of its own
 _OTHER_VERSION = 409
+_RETRY_SECONDS = 0.1
 # With a new ticket and fresh shares the next try may succeed.
 _PASSING = (403, 409, 429, 500, 502, 503, 504)
 
 
 class PassingError(EncryptedError):
-    """A failure after which a new request, with fresh shares, may succeed."""
+    """A failure after which a new request, with fresh shares, may succeed.
 
-    def __init__(self, message: str, *, retry_seconds: float = 0.1) -> None:
+    Attributes:
+      is_wait: the service said when to come back.
+    """
+
+    def __init__(self, message: str, *, retry_after: str = "") -> None:
         super().__init__(message)
-        self.retry_seconds = retry_seconds
+        self.is_wait = retry_after.isdigit()
+        self.retry_seconds = float(retry_after) if self.is_wait else _RETRY_SECONDS
 
 
 class OtherVersionError(EncryptedError):
@@ -159,8 +165,7 @@ def _refusal(response: httpx.Response, body: bytes, host: str) -> EncryptedError
     if status == _OTHER_VERSION and response.request.method == "POST":
         return OtherVersionError(message)
     if status in _PASSING:
-        wait = response.headers.get("retry-after", "")
-        return PassingError(message, retry_seconds=float(wait) if wait.isdigit() else 0.1)
+        return PassingError(message, retry_after=response.headers.get("retry-after", ""))
     return EncryptedError(message)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -114,7 +115,8 @@ class EncryptedClient:
           EncryptedError: it is not the version or the certificate that was asked for.
         """
         if self._card is None:
-            card = self._run(self._service.fetch_card(seconds=self._timeout_seconds))
+            fetch = partial(self._service.fetch_card, seconds=self._timeout_seconds)
+            card = self._run(self._insist(fetch, time.monotonic() + self._timeout_seconds))
             for name, wanted in self._pinned.items():
                 if wanted is not None and getattr(card, name) != wanted:
                     raise EncryptedError(
@@ -155,8 +157,7 @@ class EncryptedClient:
         check_inputs(card, inputs)
         logits, seen = [np.empty((0, card.num_outputs))], card.operator_sees_rows
         for start in range(0, len(inputs), card.max_rows):
-            deadline = time.monotonic() + self._timeout_seconds
-            part, exposed = self._run(self._ask(card, inputs[start : start + card.max_rows], deadline))
+            part, exposed = self._ask(card, inputs[start : start + card.max_rows])
             logits.append(part)
             seen = seen or exposed
         return Predictions(
@@ -169,17 +170,26 @@ class EncryptedClient:
             probabilities=probabilities(np.concatenate(logits)),
         )
 
-    async def _ask(
-        self, card: ModelCard, inputs: NDArray[Any], deadline: float, attempt: int = 1
-    ) -> tuple[Floats, bool]:
+    def _ask(self, card: ModelCard, inputs: NDArray[Any]) -> tuple[Floats, bool]:
         """Returns logits for one batch, and whether the operator could see its rows."""
+        deadline = time.monotonic() + self._timeout_seconds
+        return self._run(self._insist(partial(self._try, card, inputs, deadline), deadline))
+
+    async def _insist(
+        self, work: Callable[[], Coroutine[Any, Any, Result]], deadline: float, tries: int = 1
+    ) -> Result:
+        """Returns what `work` does, begun anew while its failures are passing ones.
+
+        A service that says when to come back is waited for until the deadline; others have their attempts.
+        """
         try:
-            return await self._try(card, inputs, deadline)
+            return await work()
         except PassingError as error:
-            if attempt >= self._attempts or time.monotonic() + error.retry_seconds >= deadline:
+            tries += not error.is_wait
+            if tries > self._attempts or time.monotonic() + error.retry_seconds >= deadline:
                 raise
             await asyncio.sleep(error.retry_seconds)
-        return await self._ask(card, inputs, deadline, attempt + 1)
+        return await self._insist(work, deadline, tries)
 
     async def _try(self, card: ModelCard, inputs: NDArray[Any], deadline: float) -> tuple[Floats, bool]:
         ticket = await self._service.fetch_ticket(card, len(inputs), seconds=deadline - time.monotonic())

@@ -109,6 +109,8 @@ def _handler(answer: Callable[[str, str, Any, bytes], Reply]) -> type[BaseHTTPRe
             status, content = answer(self.command, self.path, self.headers, body)
             self.send_response(status)
             self.send_header("content-length", str(len(content)))
+            if b"come back" in content:
+                self.send_header("retry-after", "0")
             self.end_headers()
             self.wfile.write(content)
 

@@ -155,6 +155,11 @@ def test_passing_refusal_is_tried_again_with_fresh_shares(start: Start) -> None:
     assert len(service.refusals) == 6
 
 
+def test_service_that_says_when_to_come_back_is_waited_for(start: Start) -> None:
+    service = start(refusals=[(503, b'{"error": "come back"}')] * 7)
+    assert len(ask(service).probabilities) == 8
+
+
 def test_refusal_for_good_is_not_tried_again(start: Start) -> None:
     service = start(refusals=[(400, b"\x1b[31m no json"), (400, b"")])
     with pytest.raises(EncryptedError, match="says: nothing"):
