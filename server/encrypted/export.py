@@ -39,6 +39,7 @@ def export_dense(version: ModelVersion, directory: Path) -> DensePart:
       WorkspaceError: the SavedModel is missing or is another model's.
       EncryptedError: some row could make a product overflow.
     """
+    _check_type(version.definition)
     part = dense_part(version.definition, _load_weights(version.definition, directory))
     _largest_logit(version, part)
     return part
@@ -50,11 +51,7 @@ def dense_part(definition: ModelDefinition, model: Any) -> DensePart:
     Raises:
       ConfigError: a model of this type cannot be computed on shares.
     """
-    if definition.settings.type == "custom":
-        raise ConfigError(
-            "Expected model.type logistic_regression, mlp, wide_and_deep or cnn, found custom: "
-            "its layers are not known to work on shares."
-        )
+    _check_type(definition)
     builder = Builder()
     if definition.settings.type == "wide_and_deep":
         _add_wide_and_deep(builder, model, definition)
@@ -89,6 +86,14 @@ def describe_version(version: ModelVersion, part: DensePart) -> dict[str, Any]:
         },
         "reveals": _REVEALS,
     }
+
+
+def _check_type(definition: ModelDefinition) -> None:
+    if definition.settings.type == "custom":
+        raise ConfigError(
+            "Expected model.type logistic_regression, mlp, wide_and_deep or cnn, found custom: "
+            "its layers are not known to work on shares."
+        )
 
 
 def _largest_logit(version: ModelVersion, part: DensePart) -> float:
