@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import keyword
-import re
-import string
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedpipe.data.spans import ISO, Window, check_formats
+from fedpipe.encoding.text import normalize_name, normalize_text
 
 # Fourth powers of numbers and ranges within these stay finite and above zero in float64.
 LARGEST_NUMBER = 1e50
 SMALLEST_RANGE = 1e-50
-
-_LOWER_CASE = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-
-
-def normalize_name(name: str) -> str:
-    """Returns a column name in snake_case, without what surrounds it in exports.
-
-    >>> normalize_name("Consumer disputed?")
-    'consumer_disputed'
-    """
-    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
-
-
-def normalize_text(text: str) -> str:
-    """Returns a cell in lower case, with single spaces and no ".0": two spellings of one value agree.
-
-    The served model does the same with TensorFlow's operations. Only ASCII letters and white
-    space count: other rules of case depend on the locale and on the version of Unicode.
-
-    >>> normalize_text("  Closed  with Relief ")
-    'closed with relief'
-    >>> normalize_text("3.0")
-    '3'
-    """
-    text = re.sub(r"[\x00 \t\n\r\f\v]+", " ", text.translate(_LOWER_CASE)).strip(" ")
-    # Exporters write integers as floats as soon as one cell of the column is missing.
-    return re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", text)
 
 
 def _check_name(name: str) -> str:

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from fedpipe.data.cells import (
     by_distinct,
-    find_positions,
     is_missing,
     normalize_cells,
     out_of_range,
     parse_numbers,
 )
-from fedpipe.data.media import is_image, parse_vectors
 from fedpipe.data.schema import (
     CategoricalColumn,
     Column,
@@ -28,10 +26,11 @@ from fedpipe.data.schema import (
     ImageColumn,
     NumericColumn,
     Schema,
-    normalize_text,
 )
 from fedpipe.data.shard import Shard
 from fedpipe.data.spans import UNDATED
+from fedpipe.encoding.media import is_image, parse_vectors
+from fedpipe.encoding.text import find_positions, normalize_text
 from fedpipe.errors import DataError
 
 HEALTH = ("valid", "missing", "out_of_range", "malformed")
