@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from fedpipe import __version__
+from fedpipe.cli_budget import app as budget_app
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
 from simulations.scenarios.command import app as scenario_app
@@ -32,6 +33,7 @@ app.command()(simulate)
 app.add_typer(run_app, name="run")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(budget_app, name="budget")
 app.add_typer(scenario_app, name="scenario")
 
 
