@@ -84,3 +84,61 @@ def render_report(made: BudgetReport, format_: str, *, to_terminal: bool = True)
     with console.capture() as captured:
         print_report(made, console)
     return captured.get()
+
+
+@app.command()
+def plan(
+    config: Annotated[str, typer.Option(help="Name of a configuration, or a YAML file.")] = "complaints",
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides a setting. Repeatable."),
+    ] = None,
+    runs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="How many runs the same records are to afford. [default: spans.last, or 1]",
+            show_default=False,
+        ),
+    ] = None,
+    epsilon: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Of one run: short for --set privacy.epsilon=."),
+    ] = None,
+    delta: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Short for --set privacy.delta=."),
+    ] = None,
+    budget_epsilon: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="The lifetime budget of a record, at that delta."),
+    ] = None,
+    workspace: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What the blocks of its ledger still allow."),
+    ] = None,
+    ledger: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="FILE|URL", help="What the blocks of a ledger still allow. Repeatable."),
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Say how many retrainings a budget allows, or which noise allows so many."""
+    from fedpipe.config import load_config
+    from server.budget_plan import make_budget_plan, plan_lines
+    from server.budgets import read_blocks
+
+    if format_ not in ("text", "json"):
+        raise ConfigError(f"Expected --format text or json, found {format_!r}.")
+    if budget_epsilon is not None and (workspace or ledger):
+        raise ConfigError("Expected --budget-epsilon or a ledger, found both: a ledger has its own budgets.")
+    short = {"privacy.epsilon": epsilon, "privacy.delta": delta}
+    overrides = [f"{key}={value}" for key, value in short.items() if value is not None]
+    loaded = load_config(config, [*(set_ or []), *overrides])
+    made = make_budget_plan(
+        loaded,
+        num_runs=runs,
+        budget_epsilon=budget_epsilon,
+        blocks=read_blocks(loaded, workspace, ledger or []),
+    )
+    typer.echo(made.model_dump_json(indent=2) if format_ == "json" else "\n".join(plan_lines(made)))

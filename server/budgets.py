@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from fedpipe.config import Config
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.ledger import utc_now
-from fedpipe.ledger.history import Choice, client_names, read_events, read_history
+from fedpipe.ledger.history import BlockHistory, Choice, client_names, read_events, read_history
 from fedpipe.ledger.reading import ledger_name
 from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.reports.budget_facts import BudgetReport
@@ -94,3 +95,21 @@ def _account(client: str, places: Sequence[str | Path]) -> str:
     raise ConfigError(
         f"Expected a client with a budget, found none called {client!r}. {nearest(client, known)}"
     )
+
+
+def read_blocks(
+    config: Config, workspace: Path | None, ledgers: Sequence[str | Path]
+) -> tuple[BlockHistory, ...]:
+    """Returns the blocks that a run of `config` would use, as far as ledgers know them; none without one.
+
+    These are the spans that `config` names, or its newest; where owners of several problems share a
+    ledger, those of its own.
+    """
+    places = list(ledgers)
+    if not places and workspace is not None:
+        places = [Workspace.open_existing(workspace).ledger_path]
+    blocks = [each for place in places for each in read_history(place).blocks]
+    own = [each for each in blocks if each.block.client.startswith(f"{config.name}.")] or blocks
+    spans = sorted({each.block.span for each in own})
+    wanted = config.spans.names or (spans[-config.spans.last :] if config.spans.last else spans)
+    return tuple(each for each in own if each.block.span in wanted)
