@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
@@ -33,6 +33,9 @@ def open_for_reading(location: str | Path) -> Iterator[Connection]:
     url, options = _address(location)
     try:
         engine = create_engine(url, hide_parameters=True, poolclass=NullPool, **options)
+        if engine.dialect.name == "sqlite":
+            # One snapshot for all that follows, which Python's driver by itself would not begin for a SELECT.
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         with engine.connect() as connection:
             tables.check_format(connection)
             yield connection
@@ -57,7 +60,6 @@ def _opener(path: Path) -> Callable[[], Any]:
     def connect() -> Any:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=tables.BUSY_SECONDS)
         connection.isolation_level = None
-        connection.execute("BEGIN")  # one snapshot for all that follows
         return connection
 
     return connect

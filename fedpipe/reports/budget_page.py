@@ -12,7 +12,7 @@ from fedpipe.reports.budget_facts import BudgetReport
 from fedpipe.reports.budget_plots import as_script, plots, short_names
 
 TEMPLATE = "budget_report.html.j2"
-MOST_ROWS, MOST_BLOCKS = 40, 20
+MOST_ROWS, MOST_BLOCKS = 25, 20
 _NEIGHBOURS = {"add_or_remove_one": "adding or removing one {unit}"}
 
 

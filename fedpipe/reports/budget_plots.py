@@ -1,10 +1,14 @@
-"""The plots of a budget report, as plotly's JSON: drawn by its script, which the page carries itself."""
+"""The plots of a budget report, as plotly's JSON: drawn by its script, which the page carries itself.
+
+Plotly takes some tags in names for markup, so names that clients chose are escaped once more.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from fedpipe.reports.budget_facts import BlockFacts, BudgetReport, GroupFacts, RunFacts
@@ -111,7 +115,7 @@ def _map(report: BudgetReport) -> Plot:
             {
                 "type": "heatmap",
                 "x": spans,
-                "y": [short[name] for name in clients],
+                "y": [escape(short[name]) for name in clients],
                 "z": [[_left(left.get((name, span))) for span in spans] for name in clients],
                 "text": [[_cell_words(left.get((name, span))) for span in spans] for name in clients],
                 "hovertemplate": "%{y}, %{x}<br>%{text}<extra></extra>",
@@ -175,7 +179,7 @@ def _path_plot(report: BudgetReport) -> Plot:
                 "type": "scatter",
                 "mode": "lines+markers",
                 "line": {"shape": "hv"},
-                "name": path.block,
+                "name": escape(path.block),
                 "x": list(path.times),
                 "y": list(path.shares),
                 "hovertemplate": "%{x|%Y-%m-%d %H:%M}: %{y:.1%} used<extra>%{fullData.name}</extra>",
@@ -230,7 +234,7 @@ def _curve_plot(report: BudgetReport) -> Plot:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": curve.block,
+                "name": escape(curve.block),
                 "x": [point.delta for point in curve.points],
                 "y": [point.epsilon if point.epsilon < 1e6 else None for point in curve.points],
                 "hovertemplate": "delta %{x:.0e}: epsilon %{y:.2f}<extra>%{fullData.name}</extra>",

@@ -82,7 +82,7 @@ def make_report(
         num_blocks=len(blocks),
         num_exhausted=sum(each.is_exhausted for each in blocks),
         num_runs=len(run_facts),
-        num_releases=sum(run.num_releases for run in runs),
+        num_releases=sum(run.num_releases for run in run_facts),
         forecasts=tuple(forecasts(spans)),
         clients=tuple(_groups(blocks, lambda each: each.client)),
         spans=tuple(spans),
