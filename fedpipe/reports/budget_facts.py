@@ -163,6 +163,6 @@ class BudgetReport(_Facts):
     models: tuple[ModelFacts, ...] = Field(description="Oldest first; none without a workspace.")
     days: tuple[DayFacts, ...]
     curves: tuple[CurveFacts, ...] = Field(description="Of the scarcest block of each split.")
-    paths: tuple[PathFacts, ...] = Field(description="Of the scarcest blocks.")
+    paths: tuple[PathFacts, ...] = Field(description="Of the scarcest block of each of a few spans.")
     blocks: tuple[BlockFacts, ...] = Field(description="Scarcest first.")
     notes: tuple[str, ...] = Field(description="What these figures do not mean.")

@@ -91,7 +91,7 @@ def make_report(
         models=tuple(_model_facts(origin, held) for origin in origins),
         days=_days(histories),
         curves=tuple(exact.curves(held)),
-        paths=tuple(_path(each, runs) for each in held[:NUM_PATHS] if each.charges),
+        paths=tuple(_path(each, runs) for each in _scarcest_of_spans(held)[:NUM_PATHS]),
         blocks=blocks,
         notes=NOTES,
     )
@@ -297,6 +297,14 @@ def _days(histories: Sequence[History]) -> tuple[DayFacts, ...]:
         for day in history.days:
             days[day.date][day.step] += day.num_releases
     return tuple(DayFacts(date=date, releases=dict(days[date])) for date in sorted(days))
+
+
+def _scarcest_of_spans(held: Sequence[BlockHistory]) -> list[BlockHistory]:
+    scarcest: dict[str, BlockHistory] = {}
+    for each in held:
+        if each.charges:
+            scarcest.setdefault(each.block.span, each)
+    return list(scarcest.values())
 
 
 def _path(history: BlockHistory, runs: Sequence[RunHistory]) -> PathFacts:
