@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,7 +13,8 @@ from fedpipe.ledger.reading import ledger_name, open_for_reading
 from fedpipe.privacy import PrivacyPlan, event_from_json
 from fedpipe.privacy.accounting import renyi_divergence
 
-from .conftest import Desk
+if TYPE_CHECKING:
+    from conftest import Desk
 
 
 def release_all(desk: Desk, run_id: str) -> None:
