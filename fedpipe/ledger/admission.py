@@ -25,6 +25,8 @@ from fedpipe.ledger.projection import chunks
 from fedpipe.privacy import PrivacyPlan, Query, event_to_json
 from fedpipe.privacy.accounting import renyi_divergence
 
+MOST_NAMED = 4  # blocks in a message; the shortfalls hold all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
@@ -251,13 +253,17 @@ def _policy(epsilon: float, delta: float, reserved_delta: float, renyi_order: in
 
 def _refusal(short: Sequence[tuple[Spending, float]]) -> str:
     spending, requested = max(short, key=lambda each: each[1] - each[0].remaining)
-    policy, remaining = spending.policy, spending.remaining
+    policy, difference = spending.policy, requested - spending.remaining
+    names = sorted(str(each.block) for each, _ in short)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return (
         f"Expected a claim within the budget of block {spending.block}. "
-        f"Requested: {requested:.4g}, remaining: {remaining:.4g}, difference: {requested - remaining:.4g} "
-        f"(Renyi divergence at order {policy.renyi_order}; the block's lifetime budget is epsilon "
-        f"{policy.epsilon:.4g} at delta {policy.delta:g}). "
-        f"Blocks that refuse: {', '.join(str(each.block) for each, _ in short)}. Nothing was changed."
+        f"Requested: {requested:.4g}, remaining: {spending.remaining:.4g}, difference: {difference:.4g} "
+        # The conversion at a fixed order adds a constant, so the difference is one of epsilons as well.
+        f"(Renyi divergence at order {policy.renyi_order}; with this run the block would be at epsilon "
+        f"{policy.epsilon + difference:.4g} for delta {policy.delta:g}, over its lifetime budget of "
+        f"{policy.epsilon:.4g}). "
+        f"Blocks that refuse: {', '.join(names[:MOST_NAMED])}{more}. Nothing was changed."
     )
 
 

@@ -48,6 +48,8 @@ def test_options_that_pages_name_exist(page: Path) -> None:
             "scenario weeks",
             "budget check",
             "budget verify",
+            "budget report",
+            "budget plan",
         )
     }
     for line in re.findall(

@@ -215,7 +215,7 @@ def test_a_run_that_is_given_up_frees_what_it_never_released(
     for second in range(2, 5):
         start(workspace, wanted, NOW + timedelta(seconds=second), fresh=True)
     with pytest.raises(
-        BudgetError, match=r"Requested: .*, remaining: .*, difference: .*Ways out: .*--workspace"
+        BudgetError, match=r"(?s)Requested: .*, remaining: .*, difference: .*Ways out: .*--workspace"
     ):
         start(workspace, wanted, NOW + timedelta(seconds=5), fresh=True)
 
