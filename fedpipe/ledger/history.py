@@ -252,7 +252,7 @@ def _charges(connection: Connection, choice: Choice) -> dict[int, list[_Charge]]
 def _claims(connection: Connection, choice: Choice) -> dict[str, str]:
     c = tables.claims.c
     query = select(c.claim, c.run_id).where(*choice.of_claims())
-    return dict(_rows(connection, query))
+    return {row.claim: row.run_id for row in _rows(connection, query)}
 
 
 def _runs(connection: Connection, choice: Choice) -> tuple[RunHistory, ...]:

@@ -51,8 +51,8 @@ def _check_format(connection: Connection) -> None:
     found = tables.read_format(connection)
     if found != tables.FORMAT_VERSION:
         raise LedgerError(
-            f"Expected a ledger of format {tables.FORMAT_VERSION}, found {found or 'no ledger'}: the next run "
-            "upgrades an older one; for a later one use the fedpipe that wrote it."
+            f"Expected a ledger of format {tables.FORMAT_VERSION}, found {found or 'no ledger'}: the next "
+            "run upgrades an older one; for a later one use the fedpipe that wrote it."
         )
 
 
