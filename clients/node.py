@@ -16,7 +16,9 @@ from pydantic import ValidationError
 
 from clients.division import Division
 from clients.policy import NodePolicy
+from clients.sources import read_listing
 from fedpipe.data import Schema, Shard, Transform, open_shard
+from fedpipe.data.readers import Source
 from fedpipe.data.transform import Inputs
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Request
@@ -108,6 +110,7 @@ class Node:
           BudgetError: the records cannot afford it.
         """
         self.accept(terms)
+        self.policy.check_steps(steps)
         with self.open_ledger() as ledger:
             ledger.reserve(
                 run_id=run_id,
@@ -123,10 +126,9 @@ class Node:
 
     def shard(self, terms: RunTerms) -> Shard:
         """Returns the node's records in the spans of `terms`, as these read them; kept in memory."""
-        status = self.source.stat()
-        stamp = f"{status.st_mtime_ns}-{status.st_size}"
+        listing = read_listing(self.source)
         schema = terms.data_schema.model_dump_json()
-        return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key)
+        return _shard(listing.sources, listing.stamp, schema, terms.eval_fraction, terms.spans, self.key)
 
     def blocks(self, terms: RunTerms) -> list[Block]:
         """Returns the blocks that `terms` charge: all declared spans, those without a record among them.
@@ -181,10 +183,15 @@ def encode(shard: Shard, transform: Transform) -> Encoded:
 
 @lru_cache(maxsize=MAX_CLIENTS)
 def _shard(
-    path: Path, _stamp: str, schema: str, eval_fraction: float, spans: tuple[str, ...], key: bytes
+    sources: tuple[Source, ...],
+    _stamp: str,
+    schema: str,
+    eval_fraction: float,
+    spans: tuple[str, ...],
+    key: bytes,
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
-    return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
+    return open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)

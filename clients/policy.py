@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpipe.errors import LedgerError
@@ -10,6 +13,9 @@ from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
 from fedpipe.privacy import PrivacyPlan
 
 DEFAULT_EPSILON = 1.0
+
+Step = Literal["statistics", "preprocess", "train", "analyze"]
+ModelType = Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"]
 
 
 class NodePolicy(BaseModel):
@@ -24,6 +30,13 @@ class NodePolicy(BaseModel):
         ge=1,
         description="Alternatively: a new block affords this many runs like its first (simulations).",
     )
+    allowed_steps: tuple[Step, ...] | None = Field(
+        None, description="Steps that may ask for releases; none: all."
+    )
+    allowed_models: tuple[ModelType, ...] | None = Field(
+        None, description="Architectures that may be trained; none: all."
+    )
+    min_cohort: int = Field(1, ge=1, description="Runs that would go on with fewer clients are refused.")
     allow_not_private: bool = Field(False, description="Whether runs without privacy may read the records.")
     seed: int | None = Field(
         None, description="Seed for plans with seeded randomness (tests); None refuses them."
@@ -31,6 +44,7 @@ class NodePolicy(BaseModel):
 
     def check(self, terms: RunTerms) -> None:
         """Raises LedgerError when `terms` are not allowed."""
+        self._check_site(terms)
         plan = terms.plan
         if not plan.private and not self.allow_not_private:
             raise LedgerError("Expected a private plan, found privacy.enabled=false: refused by policy.")
@@ -42,6 +56,28 @@ class NodePolicy(BaseModel):
             raise LedgerError(
                 "Expected separate budgets for training and evaluation exactly when the schema has a key, "
                 "found otherwise: an amended record could change its block."
+            )
+
+    def _check_site(self, terms: RunTerms) -> None:
+        model = terms.model.type
+        if self.allowed_models is not None and model not in self.allowed_models:
+            raise LedgerError(
+                f"Expected a model of type {' or '.join(self.allowed_models)}, found {model}: refused by "
+                "policy."
+            )
+        if terms.training.min_cohort < self.min_cohort:
+            raise LedgerError(
+                f"Expected training.min_cohort={self.min_cohort} or more, found {terms.training.min_cohort}: "
+                "refused by policy."
+            )
+
+    def check_steps(self, steps: Collection[str]) -> None:
+        """Raises LedgerError when one of `steps` may not ask for releases."""
+        refused = [] if self.allowed_steps is None else sorted(set(steps) - set(self.allowed_steps))
+        if refused:
+            raise LedgerError(
+                f"Expected steps among {', '.join(self.allowed_steps or ())}, found {refused[0]}: refused by "
+                "policy."
             )
 
     def block_policy(self, plan: PrivacyPlan) -> BlockPolicy:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from fedpipe import __version__
+from fedpipe.cli_client import app as client_app
+from fedpipe.cli_federation import app as federation_app
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
 from simulations.scenarios.command import app as scenario_app
@@ -33,6 +35,8 @@ app.add_typer(run_app, name="run")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(scenario_app, name="scenario")
+app.add_typer(federation_app, name="federation")
+app.add_typer(client_app, name="client")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,369 @@
+"""A SuperNode in one process: it asks the SuperLink for messages, and its own ClientApp answers them.
+
+Flower's own SuperNode keeps a local port without authentication, over which another process gets each
+message, and starts that process anew for each. Here the ClientApp that the data owner installed is called
+in place: no port, TensorFlow is imported once, and a bundle that the server names is never even fetched.
+
+A message is confirmed only after its answer was sent, so a node that dies gets it again when it returns;
+its ledger then gives the stored answer, at no charge. All calls go out: nothing listens here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fedpipe.errors import FederationError
+from fedpipe.federation import flower_compat
+from fedpipe.federation.flower_messages import message_to_request, reply_to_message
+from fedpipe.federation.local_grid import NodeConfig, new_context
+from fedpipe.federation.messages import Refusal, Request
+from fedpipe.federation.pki import PrivateKey
+
+with flower_compat.hidden("tensorflow", "ray"):
+    import grpc
+    from flwr.common.constant import (
+        HEARTBEAT_MIN_INTERVAL,
+        PUBLIC_KEY_HEADER,
+        SIGNATURE_HEADER,
+        TIMESTAMP_HEADER,
+    )
+    from flwr.common.inflatable import (
+        get_all_nested_objects,
+        get_object_tree,
+        iterate_object_tree,
+        no_object_id_recompute,
+    )
+    from flwr.common.inflatable_protobuf_utils import (
+        make_pull_object_fn_protobuf,
+        make_push_object_fn_protobuf,
+    )
+    from flwr.common.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+    from flwr.common.message import remove_content_from_message
+    from flwr.common.serde import message_to_proto
+    from flwr.proto.fleet_pb2 import (
+        ActivateNodeRequest,
+        DeactivateNodeRequest,
+        PullMessagesRequest,
+        PushMessagesRequest,
+    )
+    from flwr.proto.fleet_pb2_grpc import FleetStub
+    from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+    from flwr.proto.node_pb2 import Node
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+
+from flwr.app import Message  # isort: skip
+from flwr.clientapp import ClientApp  # isort: skip
+
+MAX_CALL_BYTES = 16 << 20
+MAX_OBJECTS = 4096
+CALL_SECONDS = 60.0
+OBJECTS_SECONDS = 300.0
+# The SuperLink counts a node as away after twice this time without a sign of life.
+HEARTBEAT_SECONDS = float(HEARTBEAT_MIN_INTERVAL)
+FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.1, 3.0
+# An idle node asks ever more rarely: after so many times its pause without a message.
+POLLS_BEFORE_SLOWER = 20
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 60.0
+CLOCK = "clock: "
+
+Decide = Callable[[Request], "Refusal | NodeConfig"]
+
+logger = logging.getLogger("fedpipe.node")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """Where the SuperLink is, whom to trust there, and as whom to call."""
+
+    address: str
+    ca_certificate: bytes
+    key: PrivateKey
+
+
+class Connection:
+    """Signed calls of an active node to the SuperLink's Fleet API."""
+
+    def __init__(self, link: Link) -> None:
+        self._clock_offset = dt.timedelta()
+        self._link = link
+        self._channel = self._open()
+        self._stub = FleetStub(self._channel)
+        self._node = Node()
+        self._stopped = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+        self.lost = False
+
+    def _open(self) -> grpc.Channel:
+        tls = grpc.ssl_channel_credentials(self._link.ca_certificate)
+        limits = [
+            ("grpc.max_receive_message_length", MAX_CALL_BYTES),
+            ("grpc.max_send_message_length", MAX_CALL_BYTES),
+            ("grpc.max_reconnect_backoff_ms", 5000),
+        ]
+        channel = grpc.secure_channel(self._link.address, tls, options=limits)
+        return grpc.intercept_channel(channel, _Signer(self._link.key, self._now))
+
+    def _now(self) -> dt.datetime:
+        return dt.datetime.now(dt.timezone.utc) + self._clock_offset
+
+    def activate(self) -> None:
+        """Says that the node is there, and keeps saying so."""
+        key = public_key_to_bytes(self._link.key.public_key())
+        request = ActivateNodeRequest(public_key=key, heartbeat_interval=HEARTBEAT_SECONDS)
+        try:
+            response = self._stub.ActivateNode(request, timeout=CALL_SECONDS)
+        except grpc.RpcError as error:
+            if not self._learn_clock(error):
+                raise
+            response = self._stub.ActivateNode(request, timeout=CALL_SECONDS)
+        self._node = Node(node_id=response.node_id)
+        self._heart.start()
+
+    def _learn_clock(self, error: grpc.RpcError) -> bool:
+        """Takes over the SuperLink's time, which only signatures use, when it refuses ours."""
+        details = str(error.details())
+        if not details.startswith(CLOCK):
+            return False
+        theirs = dt.datetime.fromisoformat(details.removeprefix(CLOCK))
+        self._clock_offset = theirs - dt.datetime.now(dt.timezone.utc)
+        logger.warning("This machine's clock is off by %.0f s: set it.", -self._clock_offset.total_seconds())
+        return True
+
+    def close(self) -> None:
+        """Says good-bye, if that is possible, and ends the connection."""
+        self._stopped.set()
+        try:
+            if self._node.node_id:
+                self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id), timeout=2.0)
+        except grpc.RpcError:
+            pass
+        self._channel.close()
+
+    def _beat(self) -> None:
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+        while not self._stopped.wait(0.7 * HEARTBEAT_SECONDS):
+            try:
+                known = self._stub.SendNodeHeartbeat(request, timeout=HEARTBEAT_SECONDS / 2).success
+            except grpc.RpcError as error:
+                known = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            if not known:
+                self.lost = True
+                return
+
+    def receive(self, max_bytes: int) -> Message | None:
+        """Returns the next message, if there is one.
+
+        Raises:
+          FederationError: it is malformed or too large.
+        """
+        response = self._stub.PullMessages(PullMessagesRequest(node=self._node), timeout=CALL_SECONDS)
+        if not response.messages_list:
+            return None
+        run_id, tree = response.messages_list[0].metadata.run_id, response.message_object_trees[0]
+        identities = [each.object_id for each in iterate_object_tree(tree)]
+        if len(identities) > min(MAX_OBJECTS, max_bytes):
+            self._confirm(run_id, tree.object_id)
+            raise FederationError(f"Expected a message of {MAX_OBJECTS} objects at most, found more.")
+        try:
+            return self._fetch(run_id, tree.object_id, identities, max_bytes)
+        except (FederationError, ValueError, KeyError):
+            self._confirm(run_id, tree.object_id)
+            raise
+
+    def _fetch(self, run_id: int, identity: str, objects: list[str], max_bytes: int) -> Message:
+        pull = make_pull_object_fn_protobuf(self._timed(self._stub.PullObject), self._node, run_id)
+        received = 0
+
+        def bounded(object_id: str) -> bytes:
+            nonlocal received
+            if received > max_bytes:
+                return b""
+            content = pull(object_id)
+            received += len(content)
+            return content
+
+        contents = pull_objects(objects, bounded, max_time=OBJECTS_SECONDS)
+        if received > max_bytes:
+            raise FederationError(f"Expected a message of {max_bytes} bytes at most, found a larger one.")
+        message: Any = inflate_object_from_contents(identity, contents)
+        if not isinstance(message, Message):
+            raise FederationError("Expected a message, found another object.")
+        message.metadata.__dict__["_message_id"] = identity
+        return message
+
+    def send(self, reply: Message, request: Message, elapsed_seconds: float) -> None:
+        """Sends an answer, then lets the SuperLink forget the request."""
+        fields = reply.metadata.__dict__
+        # By the SuperLink's clock, as the request is: ours may be off.
+        fields["_created_at"] = request.metadata.created_at + elapsed_seconds
+        fields["_ttl"] = max(request.metadata.ttl - elapsed_seconds, 1.0)
+        fields["_message_id"] = reply.object_id
+        run_id = request.metadata.run_id
+        with no_object_id_recompute():
+            response = self._stub.PushMessages(
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[get_object_tree(reply)],
+                ),
+                timeout=CALL_SECONDS,
+            )
+            push_objects(
+                get_all_nested_objects(reply),
+                make_push_object_fn_protobuf(self._timed(self._stub.PushObject), self._node, run_id),
+                object_ids_to_push=set(response.objects_to_push),
+            )
+        self._confirm(run_id, request.metadata.message_id)
+
+    def _confirm(self, run_id: int, object_id: str) -> None:
+        request = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=object_id)
+        self._stub.ConfirmMessageReceived(request, timeout=CALL_SECONDS)
+
+    @staticmethod
+    def _timed(call: Callable[..., Any]) -> Callable[[Any], Any]:
+        return lambda request: call(request, timeout=CALL_SECONDS)
+
+
+class _Signer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Signs each call as Flower's SuperLink expects it, by a clock that can be set."""
+
+    def __init__(self, key: PrivateKey, now: Callable[[], dt.datetime]) -> None:
+        self._key, self._now = key, now
+        self._public = public_key_to_bytes(key.public_key())
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Returns the call, signed."""
+        at = self._now().isoformat()
+        signature = sign_message(self._key, at.encode("ascii"))
+        signed = [
+            (PUBLIC_KEY_HEADER, self._public),
+            (TIMESTAMP_HEADER, at),
+            (SIGNATURE_HEADER, signature),
+        ]
+        return continuation(details._replace(metadata=[*(details.metadata or ()), *signed]), request)
+
+
+class SuperNode:
+    """Answers messages until it is stopped; reconnects for ever, ever more slowly.
+
+    Args:
+      link: to the SuperLink.
+      client_app: gives the reply to a message; what it raises becomes an error reply without details.
+      decide: refuses a request, or gives the `node_config` with which the app answers it.
+      may_work: False while the owner has paused her node; it is then disconnected.
+      tell: is given each change of the connection's state, in words.
+      max_message_bytes: of a request.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        client_app: ClientApp,
+        *,
+        decide: Decide,
+        may_work: Callable[[], bool],
+        tell: Callable[[str], None],
+        max_message_bytes: int,
+    ) -> None:
+        self._link, self._app, self._decide = link, client_app, decide
+        self._may_work, self._tell = may_work, tell
+        self._max_bytes = max_message_bytes
+        self._stop = threading.Event()
+        self._state = ""
+
+    def stop(self) -> None:
+        """Lets `run` return after the message that is worked on."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serves until `stop`."""
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stop.is_set():
+            if not self._may_work():
+                self._set_state("paused")
+                self._stop.wait(1.0)
+                continue
+            try:
+                with _connected(self._link) as connection:
+                    self._set_state("connected")
+                    pause = FIRST_PAUSE_SECONDS
+                    self._serve(connection)
+            except grpc.RpcError as error:
+                self._set_state(_explain(error))
+                # All nodes lose a SuperLink at once, and must not come back at once.
+                self._stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  no secret
+                pause = min(2 * pause, LAST_PAUSE_SECONDS)
+        self._set_state("stopped")
+
+    def _set_state(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._tell(state)
+
+    def _serve(self, connection: Connection) -> None:
+        idle = 0
+        while not self._stop.is_set() and self._may_work() and not connection.lost:
+            try:
+                message = connection.receive(self._max_bytes)
+            except (FederationError, ValueError, KeyError) as error:
+                logger.warning("Refused a message (%s).", type(error).__name__)
+                continue
+            if message is not None:
+                idle = 0
+                self._reply(connection, message)
+                continue
+            idle += 1
+            slower = FIRST_POLL_SECONDS * (1 + idle / POLLS_BEFORE_SLOWER) ** 2
+            self._stop.wait(min(slower, LAST_POLL_SECONDS))
+
+    def _answer(self, message: Message) -> Message:
+        decision = self._decide(message_to_request(message))
+        if isinstance(decision, Refusal):
+            return reply_to_message(decision, message)
+        return self._app(message, new_context(message.metadata.dst_node_id, node_config=decision))
+
+    def _reply(self, connection: Connection, message: Message) -> None:
+        begun = time.monotonic()
+        try:
+            reply = self._answer(message)
+        except Exception as error:
+            # Its text may hold a record; the coordinator learns only that the client failed.
+            logger.exception("The ClientApp raised %s.", type(error).__name__)
+            reply = flower_compat.failure_reply(message)
+        try:
+            connection.send(reply, message, time.monotonic() - begun)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+            logger.info("An answer came too late, or twice; it was not needed.")
+
+
+@contextmanager
+def _connected(link: Link) -> Iterator[Connection]:
+    connection = Connection(link)
+    try:
+        connection.activate()
+        yield connection
+    finally:
+        connection.close()
+
+
+def _explain(error: grpc.RpcError) -> str:
+    """Returns what keeps the node from the SuperLink, in words that its owner can act on."""
+    code, details = error.code(), str(error.details())
+    if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
+        return "the server shows a certificate that this invitation does not trust"
+    if "No SuperNode found" in details or "not found" in details or "could not be activated" in details:
+        return "the server does not know this key: it was not admitted yet, or was removed"
+    if code == grpc.StatusCode.UNAVAILABLE or code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "the server cannot be reached"
+    return f"the server refuses: {code.name.lower()}"
