@@ -16,7 +16,7 @@ logger = logging.getLogger("fedpipe.node")
 
 
 class Gate:
-    """Stands before the ClientApp: a request passes with the node's records, key and ledger, or not at all."""
+    """Stands before the ClientApp: a request passes with the node's records and ledger, or not at all."""
 
     def __init__(self, home: NodeHome, sources: Sequence[str]) -> None:
         self._home, self._sources = home, tuple(sources)

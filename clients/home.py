@@ -222,8 +222,8 @@ def _check_same(root: Path, invitation: Invitation) -> None:
     known = NodeHome(root).membership
     if (known.federation, known.client) != (invitation.federation, invitation.client):
         raise ConfigError(
-            f"Expected a new directory for {invitation.client} in {invitation.federation}, found {root} taken "
-            f"by {known.client} in {known.federation}: choose another --home."
+            f"Expected a new directory for {invitation.client} in {invitation.federation}, found {root} "
+            f"taken by {known.client} in {known.federation}: choose another --home."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Sequence
 
@@ -28,6 +29,7 @@ def join(home: NodeHome, sources: Sequence[str]) -> None:
 
     from clients.app import app  # isort: skip
 
+    os.umask(0o077)
     with home.join_lock():
         log_to(home.log_path)
         policy, membership = home.policy, home.membership

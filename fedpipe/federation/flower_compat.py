@@ -6,6 +6,7 @@ it loads here; import this module before any other that names flwr.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
@@ -39,6 +40,9 @@ with hidden("tensorflow", "ray"):
     from flwr.common.message import make_message
     from flwr.common.serde import message_from_proto, message_to_proto
     from flwr.common.typing import Run
+
+# It tells of every connection and poll.
+logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
 def new_run(run_id: int) -> Any:

@@ -69,9 +69,9 @@ CALL_SECONDS = 60.0
 OBJECTS_SECONDS = 300.0
 # The SuperLink counts a node as away after twice this time without a sign of life.
 HEARTBEAT_SECONDS = float(HEARTBEAT_MIN_INTERVAL)
-FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.1, 3.0
-# An idle node asks ever more rarely: after so many times its pause without a message.
-POLLS_BEFORE_SLOWER = 20
+# Our SuperLink lets a node wait for a message; one that answers at once must not be asked all the time.
+PROMPT_SECONDS, POLL_SECONDS = 1.0, 3.0
+LOOK_SECONDS = 0.5
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 60.0
 CLOCK = "clock: "
 
@@ -159,13 +159,18 @@ class Connection:
                 self.lost = True
                 return
 
-    def receive(self, max_bytes: int) -> Message | None:
-        """Returns the next message, if there is one.
+    def receive(self, max_bytes: int, is_over: Callable[[], bool]) -> Message | None:
+        """Returns the next message, None if there is none for a while or `is_over`.
 
         Raises:
           FederationError: it is malformed or too large.
         """
-        response = self._stub.PullMessages(PullMessagesRequest(node=self._node), timeout=CALL_SECONDS)
+        call = self._stub.PullMessages.future(PullMessagesRequest(node=self._node), timeout=CALL_SECONDS)
+        while not _is_done(call):
+            if is_over():
+                call.cancel()
+                return None
+        response = call.result()
         if not response.messages_list:
             return None
         run_id, tree = response.messages_list[0].metadata.run_id, response.message_object_trees[0]
@@ -310,20 +315,20 @@ class SuperNode:
             self._tell(state)
 
     def _serve(self, connection: Connection) -> None:
-        idle = 0
-        while not self._stop.is_set() and self._may_work() and not connection.lost:
+        def is_over() -> bool:
+            return self._stop.is_set() or not self._may_work() or connection.lost
+
+        while not is_over():
+            asked = time.monotonic()
             try:
-                message = connection.receive(self._max_bytes)
+                message = connection.receive(self._max_bytes, is_over)
             except (FederationError, ValueError, KeyError) as error:
                 logger.warning("Refused a message (%s).", type(error).__name__)
                 continue
             if message is not None:
-                idle = 0
                 self._reply(connection, message)
-                continue
-            idle += 1
-            slower = FIRST_POLL_SECONDS * (1 + idle / POLLS_BEFORE_SLOWER) ** 2
-            self._stop.wait(min(slower, LAST_POLL_SECONDS))
+            elif time.monotonic() - asked < PROMPT_SECONDS:
+                self._stop.wait(POLL_SECONDS)
 
     def _answer(self, message: Message) -> Message:
         decision = self._decide(message_to_request(message))
@@ -355,6 +360,15 @@ def _connected(link: Link) -> Iterator[Connection]:
         yield connection
     finally:
         connection.close()
+
+
+def _is_done(call: Any) -> bool:
+    """Returns whether `call` has come to an end, after a moment."""
+    try:
+        call.exception(timeout=LOOK_SECONDS)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
 
 
 def _explain(error: grpc.RpcError) -> str:

@@ -16,7 +16,7 @@ import datetime as dt
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,8 @@ with flower_compat.hidden("tensorflow", "ray"):
 # Flower cuts arrays into chunks of 5 MiB, each a message of its own.
 MAX_CALL_BYTES = 16 << 20
 MAX_OBJECTS = 4096  # of one answer
-MAX_THREADS = 128
+MAX_THREADS = 256  # each connected node holds one while it waits
+WAIT_SECONDS = 15.0
 BURST_SECONDS = 10.0
 REGISTERED = ("registered", "online", "offline")  # Flower's words for nodes that were not struck off
 STOP_SECONDS = 2.0
@@ -109,11 +110,11 @@ class SuperLink:
         authority, certificate, key = certificates
         tls = grpc.ssl_server_credentials(((key, certificate),), root_certificates=authority)
         guard = _Guard(self._states, limits.max_calls_per_second)
-        fleet = _Fleet(*parts)
-        fleet.max_message_bytes = limits.max_message_bytes
+        self._news = _News()
+        fleet = _Fleet(*parts, news=self._news, max_message_bytes=limits.max_message_bytes)
         self._servers = [
             _serve(fleet, add_FleetServicer_to_server, addresses.fleet, tls=tls, interceptors=[guard]),
-            _serve(ServerAppIoServicer(*parts), add_ServerAppIoServicer_to_server, addresses.serverappio),
+            _serve(_AppIo(*parts, news=self._news), add_ServerAppIoServicer_to_server, addresses.serverappio),
             _serve(
                 ControlServicer(*parts, is_simulation=False, authn_plugin=_anybody(NoOpControlAuthnPlugin)),
                 add_ControlServicer_to_server,
@@ -133,6 +134,7 @@ class SuperLink:
 
     def stop(self) -> None:
         """Ends all calls, after a moment for those that are under way."""
+        self._news.close()
         for stopped in [server.stop(STOP_SECONDS) for server in self._servers]:
             stopped.wait()
 
@@ -188,14 +190,47 @@ def _serve(
     return server
 
 
+class _News:
+    """Wakes the calls of nodes for which there is a message: nobody looks into the database in vain."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._nodes: set[int] = set()
+        self._closed = False
+
+    def tell(self, nodes: Iterable[int]) -> None:
+        """Says that there may be messages for `nodes`."""
+        with self._changed:
+            self._nodes.update(nodes)
+            self._changed.notify_all()
+
+    def forget(self, node: int) -> None:
+        """Says that `node` looks for its messages now."""
+        with self._changed:
+            self._nodes.discard(node)
+
+    def wait(self, node: int, seconds: float) -> bool:
+        """Returns whether there may be messages for `node`, as soon as that is known."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or node in self._nodes, seconds)
+            return node in self._nodes
+
+    def close(self) -> None:
+        """Lets nobody wait any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
 class _Fleet(FleetServicer):
-    """Flower's Fleet API, for nodes that die and come back, and for answers of bounded size."""
+    """Flower's Fleet API, for nodes that wait, die and come back, and for answers of bounded size."""
 
-    max_message_bytes = 1 << 30
-
-    def __init__(self, states: Any, bundles: Any, objects: Any) -> None:
+    def __init__(self, *parts: Any, news: _News, max_message_bytes: int) -> None:
+        states, bundles, objects = parts
         # With authentication, nobody registers a node over this port.
         super().__init__(states, bundles, objects, enable_supernode_auth=True)
+        self._news = news
+        self._max_message_bytes = max_message_bytes
         self._sent: dict[int, int] = {}
         self._sent_lock = threading.Lock()
 
@@ -214,6 +249,17 @@ class _Fleet(FleetServicer):
         )
         return response
 
+    def PullMessages(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Gives the next message, after waiting a while for one."""
+        node = request.node.node_id
+        self._news.forget(node)
+        response = super().PullMessages(request, context)
+        if not response.messages_list and self._news.wait(node, WAIT_SECONDS):
+            response = super().PullMessages(request, context)
+        # There may be more of them.
+        self._news.tell([node] if response.messages_list else [])
+        return response
+
     def PushMessages(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Takes one answer, in the sender's own name and of bounded size."""
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
@@ -225,9 +271,11 @@ class _Fleet(FleetServicer):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{objects} objects, {MAX_OBJECTS} at most")
         with self._sent_lock:
             self._sent[request.node.node_id] = 0
+        _announce_parts(self.objectstore_factory, request)
         response = super().PushMessages(request, context)
         if "None" in response.results:
             # It answers nothing that is open: a replay, or too late.
+            self.objectstore_factory.store().delete(request.message_object_trees[0].object_id)
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no open request")
         return response
 
@@ -236,11 +284,35 @@ class _Fleet(FleetServicer):
         with self._sent_lock:
             sent = self._sent.get(request.node.node_id, 0) + len(request.object_content)
             self._sent[request.node.node_id] = sent
-        if sent > self.max_message_bytes:
+        if sent > self._max_message_bytes:
             context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"an answer of more than {self.max_message_bytes} bytes"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"an answer of more than {self._max_message_bytes} bytes"
             )
         return super().PushObject(request, context)
+
+
+class _AppIo(ServerAppIoServicer):
+    """Flower's ServerAppIo API."""
+
+    def __init__(self, *parts: Any, news: _News) -> None:
+        super().__init__(*parts)
+        self._news = news
+
+    def PushMessages(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Takes requests to nodes, and wakes these."""
+        _announce_parts(self.objectstore_factory, request)
+        response = super().PushMessages(request, context)
+        self._news.tell(message.metadata.dst_node_id for message in request.messages_list)
+        return response
+
+
+def _announce_parts(factory: ObjectStoreFactory, request: Any) -> None:
+    """Registers the parts of messages before the messages.
+
+    Flower does it afterwards: whoever asks in between finds a message without parts, and drops it.
+    """
+    for tree, message in zip(request.message_object_trees, request.messages_list, strict=False):
+        factory.store().preregister(message.metadata.run_id, tree)
 
 
 class _Guard(NodeAuthServerInterceptor):

@@ -34,6 +34,7 @@ def serve(home: FederationHome) -> None:
     """
     from fedpipe.federation.flower_superlink import Addresses, Limits, SuperLink
 
+    os.umask(0o077)  # Flower makes files and sockets as everybody's
     with home.up_lock():
         log_to(home.log_path)
         settings = home.settings
