@@ -71,7 +71,10 @@ OBJECTS_SECONDS = 300.0
 HEARTBEAT_SECONDS = float(HEARTBEAT_MIN_INTERVAL)
 # Our SuperLink lets a node wait for a message; one that answers at once must not be asked all the time.
 PROMPT_SECONDS, POLL_SECONDS = 1.0, 3.0
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+# Parts of a message follow it at once: Flower would look again after a whole second.
+BACKOFF_SECONDS = 0.02
+PUSH_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 60.0
 CLOCK = "clock: "
 
@@ -190,13 +193,14 @@ class Connection:
 
         def bounded(object_id: str) -> bytes:
             nonlocal received
-            if received > max_bytes:
-                return b""
-            content = pull(object_id)
+            content: bytes = pull(object_id) if received <= max_bytes else b""
             received += len(content)
             return content
 
-        contents = pull_objects(objects, bounded, max_time=OBJECTS_SECONDS)
+        guarded = _Guarded(bounded)
+
+        contents = pull_objects(objects, guarded, max_time=OBJECTS_SECONDS, initial_backoff=BACKOFF_SECONDS)
+        guarded.check()
         if received > max_bytes:
             raise FederationError(f"Expected a message of {max_bytes} bytes at most, found a larger one.")
         message: Any = inflate_object_from_contents(identity, contents)
@@ -222,11 +226,13 @@ class Connection:
                 ),
                 timeout=CALL_SECONDS,
             )
-            push_objects(
-                get_all_nested_objects(reply),
-                make_push_object_fn_protobuf(self._timed(self._stub.PushObject), self._node, run_id),
-                object_ids_to_push=set(response.objects_to_push),
+            push = _Guarded(
+                make_push_object_fn_protobuf(_patient(self._timed(self._stub.PushObject)), self._node, run_id)
             )
+            push_objects(
+                get_all_nested_objects(reply), push, object_ids_to_push=set(response.objects_to_push)
+            )
+            push.check()
         self._confirm(run_id, request.metadata.message_id)
 
     def _confirm(self, run_id: int, object_id: str) -> None:
@@ -236,6 +242,43 @@ class Connection:
     @staticmethod
     def _timed(call: Callable[..., Any]) -> Callable[[Any], Any]:
         return lambda request: call(request, timeout=CALL_SECONDS)
+
+
+class _Guarded:
+    """Remembers what a call raised: Flower's threads drop it, and go on as if nothing had been."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+        self._error: grpc.RpcError | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Makes the call."""
+        try:
+            return self._call(*arguments)
+        except grpc.RpcError as error:
+            self._error = error
+            raise
+
+    def check(self) -> None:
+        """Raises what a call raised."""
+        if self._error is not None:
+            raise self._error
+
+
+def _patient(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns `call`, repeated while the server is away for a moment: half an answer helps nobody."""
+
+    def repeated(request: Any) -> Any:
+        for pause in PUSH_PAUSES_SECONDS:
+            try:
+                return call(request)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+            time.sleep(pause)
+        return call(request)
+
+    return repeated
 
 
 class _Signer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]

@@ -48,6 +48,7 @@ from flwr.serverapp import ServerApp  # isort: skip
 CALL_SECONDS = 30.0
 # A node that died while it sent leaves an answer without its parts.
 PARTS_SECONDS = 60.0
+BACKOFF_SECONDS = 0.02
 # How long a run outlives a SuperLink that is away, before it stops and can be resumed.
 AWAY_SECONDS = 300.0
 PROJECT = """
@@ -129,7 +130,7 @@ class _Grid(GrpcGrid):
         pull = make_pull_object_fn_protobuf(self._stub.PullObject, self.node, run_id)
         parts = [each.object_id for each in iterate_object_tree(tree)]
         try:
-            contents = pull_objects(parts, pull, max_time=PARTS_SECONDS)
+            contents = pull_objects(parts, pull, max_time=PARTS_SECONDS, initial_backoff=BACKOFF_SECONDS)
             message: Any = inflate_object_from_contents(tree.object_id, contents)
             content = None if message.has_error() else message.content
             error = message.error if message.has_error() else None
