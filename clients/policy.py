@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clients.site_policy import ModelType, Step
 from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
 from fedpipe.privacy import PrivacyPlan
 
 DEFAULT_EPSILON = 1.0
-
-Step = Literal["statistics", "preprocess", "train", "analyze"]
-ModelType = Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"]
 
 
 class NodePolicy(BaseModel):

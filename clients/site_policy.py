@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.policy import ModelType, NodePolicy, Step
 from fedpipe.errors import ConfigError
 from fedpipe.files import write_text
+
+if TYPE_CHECKING:
+    from clients.policy import NodePolicy
+
+Step = Literal["statistics", "preprocess", "train", "analyze"]
+ModelType = Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"]
 
 INTRODUCTION = """\
 # What this node may do with your records. It decides by this file, whatever an operator asks.
@@ -54,6 +59,8 @@ class SitePolicy(BaseModel):
 
     def node_policy(self) -> NodePolicy:
         """Returns what each request is checked against."""
+        from clients.policy import NodePolicy  # it brings accountants along
+
         return NodePolicy.model_validate(
             {
                 "lifetime_epsilon": self.block_epsilon,

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from filelock import FileLock, Timeout
@@ -17,8 +18,10 @@ from fedpipe.errors import ConfigError, FederationError, WorkspaceError
 from fedpipe.federation import pki
 from fedpipe.federation.enrolment import FederationName, split_address
 from fedpipe.files import make_private_directory, write_text
-from fedpipe.pipeline import Workspace
 from fedpipe.signing import SigningKey, hold_key, read_key
+
+if TYPE_CHECKING:
+    from fedpipe.pipeline import Workspace
 
 SETTINGS = "federation.yaml"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -131,6 +134,8 @@ class FederationHome:
 
     def workspace(self) -> Workspace:
         """Returns where the coordinator keeps runs, models and the paper trail."""
+        from fedpipe.pipeline import Workspace  # it brings databases along
+
         return Workspace(self.root / "workspace")
 
     def renew_certificate(self, now: dt.datetime) -> bool:

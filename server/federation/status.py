@@ -8,8 +8,6 @@ from fedpipe.errors import FederationError
 from fedpipe.federation import pki
 from server.federation.home import FederationHome
 from server.federation.members import read_members
-from server.federation.runs import last_run, read_summary
-from server.federation.schedule import read_schedule
 
 
 def list_members(home: FederationHome) -> list[dict[str, Any]]:
@@ -59,6 +57,9 @@ def is_up(home: FederationHome) -> bool:
 
 def describe(home: FederationHome) -> dict[str, Any]:
     """Returns the state of the federation, by name."""
+    from server.federation.runs import last_run, read_summary
+    from server.federation.schedule import read_schedule
+
     rows, settings = list_members(home), home.settings
     last, schedule = last_run(home.workspace()), read_schedule(home)
     expires = pki.expires_at(pki.read_certificate(home.certificates[1].decode()))

@@ -316,7 +316,10 @@ def test_a_request_that_is_too_large_for_a_node_is_refused(federation: Federatio
     assert [refusal.client for refusal in refusals] == ["first"]
 
 
-def test_an_answer_that_is_too_large_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_is_too_large_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower_run, "PARTS_SECONDS", 1.0)
     federation = Federation(tmp_path, Limits(max_message_bytes=1 << 20, max_calls_per_second=1000))
     federation.register("first")
 
