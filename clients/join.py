@@ -25,7 +25,8 @@ def join(home: NodeHome, sources: Sequence[str]) -> None:
       DataError: a source does not exist.
       WorkspaceError: the node runs already.
     """
-    from fedpipe.federation.flower_node import Link, SuperNode
+    from fedpipe.federation.flower_connection import Link
+    from fedpipe.federation.flower_node import SuperNode
 
     from clients.app import app  # isort: skip
 

@@ -137,7 +137,10 @@ def status(directory: DirOption = DEFAULT_DIR, json_: JsonOption = False) -> Non
 
 @app.command("run")
 def run(
-    config: Annotated[str, typer.Option(help="Name of a configuration, or a YAML file.")],
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Name of a configuration, or a YAML file."),
+    ] = None,
     directory: DirOption = DEFAULT_DIR,
     set_: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -149,6 +152,9 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ask and pay for everything anew; go on with no earlier run.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the last run, or show what it came to.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -156,18 +162,24 @@ def run(
     from rich.console import Console
 
     from fedpipe.config import load_config
+    from fedpipe.errors import ConfigError
     from fedpipe.ledger import utc_now
     from fedpipe.pipeline import SilentProgress
     from fedpipe.terminal import print_summary, terminal_progress
     from server.federation import runs
 
+    if resume == (config is not None):
+        raise ConfigError("Expected either --config or --resume.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = _home(directory)
-    settings = load_config(config, set_ or [])
+    settings = load_config(config, set_ or []) if config is not None else None
     console = Console(stderr=True, quiet=quiet)
     with home.workspace().lock(), terminal_progress(console) as shown:
         progress = SilentProgress() if quiet else shown
-        summary = runs.run(home, settings, seed=seed, fresh=fresh, progress=progress, now=utc_now())
+        if settings is None:
+            summary = runs.resume(home, progress=progress)
+        else:
+            summary = runs.run(home, settings, seed=seed, fresh=fresh, progress=progress, now=utc_now())
     if json_:
         typer.echo(json.dumps(summary.model_dump(mode="json")))
     else:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
+import time
 from types import FrameType
 
 from fedpipe.errors import FedpipeError
@@ -16,10 +16,11 @@ from fedpipe.federation.logs import log_to
 from fedpipe.ledger import utc_now
 from server.federation.home import FederationHome
 from server.federation.members import MEMBERS, read_members
-from server.federation.schedule import SCHEDULE, Schedule, is_due, read_schedule
+from server.federation.schedule import Schedule, is_due, read_schedule
 
-TICK_SECONDS = 1.0
+TICK_SECONDS = 2.0
 SCHEDULE_SECONDS = 20.0
+RENEW_SECONDS = 3600.0
 STOP_SECONDS = 20.0
 
 logger = logging.getLogger("fedpipe.federation")
@@ -38,14 +39,13 @@ def serve(home: FederationHome) -> None:
     with home.up_lock():
         log_to(home.log_path)
         settings = home.settings
-        if home.renew_certificate(utc_now()):
-            logger.info("Issued a server certificate.")
+        _renew(home)
         host, port = settings.listen_address
         _clear_sockets(home)
         superlink = SuperLink(
             database=home.state_path,
             bundles=home.bundles,
-            certificates=home.certificates,
+            certificates=lambda: home.certificates,
             addresses=Addresses(
                 fleet=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
                 control=home.socket("control"),
@@ -57,6 +57,11 @@ def serve(home: FederationHome) -> None:
             ),
         )
         _Daemon(home, superlink, f"{host}:{port}").run()
+
+
+def _renew(home: FederationHome) -> None:
+    if home.renew_certificate(utc_now()):
+        logger.info("Issued a server certificate.")
 
 
 def _clear_sockets(home: FederationHome) -> None:
@@ -82,15 +87,17 @@ class _Daemon:
         self._follow_members()
         self._superlink.start()
         logger.info("Up.", extra={"federation": self._home.settings.name, "address": self._address})
-        waited = SCHEDULE_SECONDS
+        due = {self._follow_schedule: 0.0, self._follow_certificate: RENEW_SECONDS}
+        pauses = {self._follow_schedule: SCHEDULE_SECONDS, self._follow_certificate: RENEW_SECONDS}
+        begun = time.monotonic()
         try:
             while not self._stopping.wait(TICK_SECONDS):
                 self._follow_members()
                 self._watch_child()
-                waited += TICK_SECONDS
-                if waited >= SCHEDULE_SECONDS:
-                    waited = 0.0
-                    self._follow_schedule()
+                now = time.monotonic() - begun
+                for task in [each for each, at in due.items() if at <= now]:
+                    due[task] = now + pauses[task]
+                    task()
         finally:
             self._end_child()
             self._superlink.stop()
@@ -115,6 +122,12 @@ class _Daemon:
             return
         self._members_stamp = stamp
         logger.info("Members: %d.", len(present), extra={"new": new, "struck_off": gone})
+
+    def _follow_certificate(self) -> None:
+        try:
+            _renew(self._home)
+        except FedpipeError as error:
+            logger.error("The certificate cannot be renewed: %s", error)
 
     def _follow_schedule(self) -> None:
         if self._child is not None:
@@ -157,8 +170,3 @@ class _Daemon:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-
-
-def schedule_path(home: FederationHome) -> Path:
-    """Returns where the schedule is kept."""
-    return home.root / SCHEDULE

@@ -67,6 +67,7 @@ class FederationHome:
     def create(cls, root: Path, settings: FederationFile, now: dt.datetime) -> FederationHome:
         """Returns a new federation in `root`, which must be empty or missing."""
         split_address(settings.address)
+        _ = settings.listen_address  # checked before anything is made
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise ConfigError(f"Expected no directory or an empty one at {root}, found another: choose one.")
         make_private_directory(root.absolute())

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import secrets
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -78,6 +77,27 @@ def run(
         write_text(directory / REQUEST, asked.model_dump_json(indent=2) + "\n")
     _run_app(home, workspace, run_id, asked, progress)
     return _report(workspace, run_id, config)
+
+
+def resume(home: FederationHome, *, progress: Progress) -> RunSummary:
+    """Goes on with the last run, or returns what it came to if it is complete.
+
+    Raises:
+      WorkspaceError: there is none.
+    """
+    workspace = home.workspace()
+    last = last_run(workspace)
+    if last is None:
+        raise WorkspaceError("Expected an interrupted run, found none: start one with --config.")
+    run_id, asked = last
+    summary = read_summary(workspace, run_id)
+    if summary is not None:
+        progress.note(f"Run {run_id} is complete. This is what it came to; nothing was done now.")
+        return summary
+    home.check_up()
+    progress.note(f"Going on with run {run_id}, which did not come to its end.")
+    _run_app(home, workspace, run_id, asked, progress)
+    return _report(workspace, run_id, stored_config(asked))
 
 
 def _check_config(config: Config) -> None:
@@ -180,8 +200,3 @@ def stored_config(asked: FederationRequest) -> Config:
         return parse_config(asked.config, source="the stored run")
     except ConfigError as error:
         raise WorkspaceError(f"{error} Start a new run with --fresh.") from error
-
-
-def run_directory(workspace: Workspace, run_id: str) -> Path:
-    """Returns where a run keeps its files."""
-    return workspace.runs_dir / run_id

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpipe.federation import Refusal, Reply, Request, flower_node, flower_run, pki
+from fedpipe.federation import Refusal, Reply, Request, flower_connection, flower_node, flower_run, pki
 from fedpipe.federation.flower_clients import FlowerClients
 from fedpipe.federation.flower_messages import message_to_request, reply_to_message
 from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Addresses, Limits, SuperLink
@@ -64,7 +64,7 @@ class Federation:
         self.superlink = SuperLink(
             database=self.root / "state.sqlite",
             bundles=self.root / "bundles",
-            certificates=self.pair,
+            certificates=lambda: self.pair,
             addresses=Addresses(
                 fleet=f"127.0.0.1:{self.port}", control=self.control, serverappio=self.serverappio
             ),
@@ -81,11 +81,11 @@ class Federation:
             self.keys.setdefault(name, pki.make_key())
         return self.superlink.register({name: self.public[name] for name in names})
 
-    def link(self, key: pki.PrivateKey, ca: bytes | None = None) -> flower_node.Link:
-        return flower_node.Link(address=f"127.0.0.1:{self.port}", ca_certificate=ca or self.ca, key=key)
+    def link(self, key: pki.PrivateKey, ca: bytes | None = None) -> flower_connection.Link:
+        return flower_connection.Link(address=f"127.0.0.1:{self.port}", ca_certificate=ca or self.ca, key=key)
 
     @contextmanager
-    def node(self, link: flower_node.Link, answer: Any = None, **changes: Any) -> Iterator[list[str]]:
+    def node(self, link: flower_connection.Link, answer: Any = None, **changes: Any) -> Iterator[list[str]]:
         """Runs a node in a thread, and yields the states that it goes through."""
         app, states = ClientApp(), []
         app.query("ping")(answer or echo)
@@ -216,7 +216,7 @@ def test_an_unknown_key_is_refused_until_it_is_admitted(federation: Federation) 
 
 
 def test_a_removed_key_is_thrown_out(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_node, "HEARTBEAT_SECONDS", 10.0)
+    monkeypatch.setattr(flower_connection, "HEARTBEAT_SECONDS", 10.0)
     federation.register("first")
     with federation.node(federation.link(federation.keys["first"])) as states:
         wait_until(lambda: "connected" in states)
@@ -253,7 +253,7 @@ def test_a_clock_that_is_off_by_an_hour_does_not_keep_a_node_away(
     class Clock:
         datetime, timedelta, timezone = Late, dt.timedelta, dt.timezone
 
-    monkeypatch.setattr(flower_node, "dt", Clock)
+    monkeypatch.setattr(flower_connection, "dt", Clock)
     with federation.node(federation.link(federation.keys["first"])) as states:
         wait_until(lambda: "connected" in states)
         replies, _ = federation.ask(ping())
@@ -264,7 +264,7 @@ def test_a_clock_that_is_off_by_an_hour_does_not_keep_a_node_away(
 def test_a_node_that_died_over_a_message_gets_it_again(federation: Federation) -> None:
     federation.register("first")
     link = federation.link(federation.keys["first"])
-    doomed = flower_node.Connection(link)
+    doomed = flower_connection.Connection(link)
     doomed.activate()
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(federation.ask(ping(number=3))))
@@ -412,7 +412,7 @@ def test_a_node_that_calls_too_often_is_slowed_down(tmp_path: Path) -> None:
 def test_an_answer_is_taken_once(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
     federation.register("first")
     caplog.set_level(logging.INFO)
-    connection = flower_node.Connection(federation.link(federation.keys["first"]))
+    connection = flower_connection.Connection(federation.link(federation.keys["first"]))
     connection.activate()
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(federation.ask(ping())))
