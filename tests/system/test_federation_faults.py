@@ -130,7 +130,7 @@ def test_a_node_that_hangs_is_left_out_where_the_run_may_go_on(site: Site, daemo
 def test_too_few_nodes_stop_the_run_in_time_and_it_goes_on_once_they_are_back(
     site: Site, daemons: Daemons
 ) -> None:
-    fault = Fault(site, daemons, "--set=training.min_cohort=3", "--set=training.round_timeout_seconds=15")
+    fault = Fault(site, daemons, "--set=training.min_cohort=3", "--set=training.round_timeout_seconds=60")
     fault.wait_for_round("third", 2)
     daemons["third"].kill()
     daemons["third"].wait()
