@@ -99,7 +99,7 @@ def _logging(answer: Callable[[Any, Any], Any], method: str) -> Callable[[Any, A
             code, reason = context.code(), context.details()
             text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason or "")
             told = text or f"malformed ({type(error).__name__})"
-            logger.warning("Refused %s: %s.", method, told, extra={"peer": context.peer()})
+            logger.warning("Refused %s: %s.", method, told.rstrip("."), extra={"peer": context.peer()})
             if code is None:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "malformed request")
             raise

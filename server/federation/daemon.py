@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fedpipe.errors import FedpipeError
 from fedpipe.federation.logs import log_to
@@ -17,6 +18,9 @@ from fedpipe.ledger import utc_now
 from server.federation.home import FederationHome
 from server.federation.members import MEMBERS, read_members
 from server.federation.schedule import Schedule, is_due, read_schedule
+
+if TYPE_CHECKING:
+    from fedpipe.federation.flower_superlink import SuperLink
 
 TICK_SECONDS = 2.0
 SCHEDULE_SECONDS = 20.0
@@ -71,10 +75,7 @@ def _clear_sockets(home: FederationHome) -> None:
 
 
 class _Daemon:
-    def __init__(self, home: FederationHome, superlink: object, address: str) -> None:
-        from fedpipe.federation.flower_superlink import SuperLink
-
-        assert isinstance(superlink, SuperLink)  # noqa: S101  its import is heavy
+    def __init__(self, home: FederationHome, superlink: SuperLink, address: str) -> None:
         self._home, self._superlink, self._address = home, superlink, address
         self._stopping = threading.Event()
         self._members_stamp = 0
