@@ -33,20 +33,30 @@ class Division(BaseModel):
     eval_fraction: float | None = None
     missing_tokens: tuple[str, ...] = ()
     time: TimeDivision | None = None
+    user: str | None = None
+    index: str | None = None
 
     @classmethod
-    def of(cls, terms: RunTerms) -> Division:
-        """Returns how `terms` divide records; without key and time all are one block for ever."""
+    def of(cls, terms: RunTerms, *, index: str | None = None) -> Division:
+        """Returns how `terms` divide records; without key, user and time all are one block for ever.
+
+        `index` is the identity of the index of first spans: with another, records would be dated anew.
+        """
         schema = terms.data_schema
-        time = _time_division(schema)
-        if schema.key is None:
-            return cls(key=None, time=time, missing_tokens=schema.missing_tokens if time else ())
+        time, lasting = _time_division(schema), schema.has_lasting_splits
         return cls(
             key=schema.key,
-            eval_fraction=terms.eval_fraction,
-            missing_tokens=schema.missing_tokens,
+            eval_fraction=terms.eval_fraction if lasting else None,
+            missing_tokens=schema.missing_tokens if lasting or time else (),
             time=time,
+            user=schema.user,
+            index=index,
         )
+
+    def to_json(self) -> str:
+        """Returns the text that the ledger compares; fields that came later are left out where unset."""
+        later = {name for name in ("user", "index") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=later)
 
 
 def _time_division(schema: Schema) -> TimeDivision | None:

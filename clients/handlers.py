@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from clients.node import Encoded, Node, encode
-from fedpipe.data import Transform, commitment
-from fedpipe.data.balance import Balance
+from clients.node import Node, encode
+from clients.training import local_task
+from fedpipe.data import Transform
 from fedpipe.data.profile import feature_counts
-from fedpipe.data.statistics import column_health, label_counts
+from fedpipe.data.statistics import column_health, label_counts, user_counts
 from fedpipe.data.transform import category_positions
 from fedpipe.errors import FederationError, LedgerError, PrivacyError
 from fedpipe.federation import Reply, Request
@@ -24,11 +24,7 @@ from fedpipe.learning import ModelDefinition
 from fedpipe.learning.score_histograms import ScoreBins, score_histograms, slice_histogram
 from fedpipe.ledger import Ledger, ReleaseId
 from fedpipe.privacy import DpSgd, NoisyHistograms, Randomness
-from fedpipe.privacy.mechanisms import poisson_batches
 from fedpipe.provenance import code_digest
-
-if TYPE_CHECKING:
-    from fedpipe.learning.kernel import LocalTask
 
 Histograms = Mapping[str, NDArray[np.int64]]
 
@@ -41,22 +37,25 @@ def ingest(node: Node, request: Request) -> Reply:
     """
     terms = _offered(request)
     node.accept(terms)
-    shard = node.shard(terms)
-    spans = [{"name": span, "commitment": commitment(shard, node.key, span=span)} for span in terms.spans]
+    spans = [{"name": span, "commitment": digest} for span, digest in node.commitments(terms).items()]
     values = {"schema_version": terms.data_schema.version, "code": code_digest(__name__), "spans": spans}
     return Reply(client=node.name, values=values)
 
 
 def claim(node: Node, request: Request) -> Reply:
-    """Accepts or refuses a run: reserves all that the steps it names may cost, before any is asked."""
+    """Accepts or refuses a run: reserves all that the steps it names may cost, before any is asked.
+
+    The answer says, signed with the node's own key, which plan was charged, for which records and code.
+    """
     steps = request.values.get("steps")
     named = isinstance(steps, list) and all(isinstance(step, str) and step in RELEASES for step in steps)
     if not steps or not named:
         raise FederationError(f"Expected a claim for steps among {', '.join(RELEASES)}, found others.")
     terms = _offered(request)
-    node.shard(terms)  # records that cannot be read reserve nothing
+    # Signed first: records or a key that cannot be read reserve nothing. It leaves once the claim stands.
+    attestation = node.vouch(request.run_id, terms, steps, code=code_digest(__name__))
     node.claim(request.run_id, terms, steps)
-    return Reply(client=node.name)
+    return Reply(client=node.name, values={"attestation": attestation.model_dump(mode="json")})
 
 
 def _offered(request: Request) -> RunTerms:
@@ -76,18 +75,18 @@ def finish(node: Node, request: Request) -> Reply:
 
 
 def statistics(node: Node, request: Request, terms: RunTerms) -> Reply:
-    """Counts labels by span and split, and records by the health of every column."""
+    """Counts labels by span and split, records by the health of every column, and users as the unit."""
     shard = node.shard(terms)
     randomness = node.randomness(terms.plan, request)
     labels = {"labels": label_counts(shard, terms.data_schema, terms.spans)}
     columns = {"columns": np.stack(column_health(shard, terms.data_schema))}
-    return Reply(
-        client=node.name,
-        arrays={
-            **_noisy(terms, "labels", labels, randomness),
-            **_noisy(terms, "columns", columns, randomness, rows=True),
-        },
-    )
+    arrays = {
+        **_noisy(terms, "labels", labels, randomness),
+        **_noisy(terms, "columns", columns, randomness, rows=True),
+    }
+    if terms.plan.user:
+        arrays |= _noisy(terms, "users", {"users": user_counts(shard)}, randomness)
+    return Reply(client=node.name, arrays=arrays)
 
 
 def preprocess(node: Node, request: Request, terms: RunTerms) -> Reply:
@@ -105,63 +104,9 @@ def train(node: Node, request: Request, terms: RunTerms) -> Reply:
 
     transform = Transform.model_validate(request.values["transform"])
     records = encode(node.shard(terms).labelled_train, transform)
-    task = _local_task(node, request, terms, records)
+    task = local_task(node, request, terms, records, mechanism(terms, "training", DpSgd))
     kernel = make_kernel(terms.training.kernel, _definition(terms, transform))
     return Reply(client=node.name, arrays={"sum": kernel.noisy_sums(task)})
-
-
-def _local_task(node: Node, request: Request, terms: RunTerms, records: Encoded) -> LocalTask:
-    from fedpipe.learning.kernel import LocalTask
-
-    weights = np.asarray(request.arrays["weights"], dtype=np.float32)
-    randomness = node.randomness(terms.plan, request)
-    mechanism = _mechanism(terms, "training", DpSgd)
-    example_weights, acceptance = _record_weights(request, terms, records)
-    if mechanism is None:
-        q, steps = terms.training.sampling_probability, terms.training.local_steps
-        batches = poisson_batches(q, steps, len(records.labels), randomness, acceptance)
-        noise = np.zeros((steps, weights.size), dtype=np.float32)
-    else:
-        batches = mechanism.sample(len(records.labels), randomness, acceptance)
-        noise = mechanism.noise(weights.size, randomness)
-    return LocalTask(
-        weights=weights,
-        features=records.features,
-        labels=records.labels,
-        batches=batches,
-        noise=noise,
-        clipping_norm=mechanism.clipping_norm if mechanism else None,
-        local_step_size=float(request.values["local_step_sizes"].get(node.name, 0.0)),
-        proximal_mu=float(request.values.get("proximal_mus", {}).get(node.name, 0.0)),
-        example_weights=example_weights,
-    )
-
-
-def _record_weights(
-    request: Request, terms: RunTerms, records: Encoded
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """Returns what multiplies each record's gradient before clipping, and its chance to be drawn.
-
-    Both come from public values and the record's own span and class; None stands for ones.
-
-    Raises:
-      FederationError: the weights do not fit the spans and classes that were agreed to.
-    """
-    if "balance" not in request.values:
-        return None, None
-    try:
-        balance = Balance.model_validate(request.values["balance"])
-    except ValidationError as error:
-        raise FederationError(
-            "Expected weights in [0, 1] by span and class, found something else."
-        ) from error
-    if (balance.spans, balance.num_classes) != (terms.spans, terms.data_schema.num_classes):
-        raise FederationError("Expected weights for the run's spans and classes, found others.")
-    weights = balance.of_records(records.spans, records.labels)
-    return (
-        weights if balance.answer == "reweight" else None,
-        weights if balance.answer == "resample" else None,
-    )
 
 
 def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
@@ -262,7 +207,7 @@ def _definition(terms: RunTerms, transform: Transform) -> ModelDefinition:
 MechanismType = TypeVar("MechanismType", DpSgd, NoisyHistograms)
 
 
-def _mechanism(terms: RunTerms, query: str, kind: type[MechanismType]) -> MechanismType | None:
+def mechanism(terms: RunTerms, query: str, kind: type[MechanismType]) -> MechanismType | None:
     """Returns what protects a query: None only in a run that the owner lets happen without privacy.
 
     Raises:
@@ -283,8 +228,8 @@ def _noisy(
 
     With `rows`, each row of an array is a histogram of its own.
     """
-    mechanism = _mechanism(terms, query, NoisyHistograms)
-    if mechanism is None:
+    counting = mechanism(terms, query, NoisyHistograms)
+    if counting is None:
         return dict(histograms)
     count = sum(len(histogram) if rows else 1 for histogram in histograms.values())
-    return mechanism.release(histograms, randomness, num_histograms=count)
+    return counting.release(histograms, randomness, num_histograms=count)

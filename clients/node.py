@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,17 +15,23 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clients.division import Division
+from clients.index import first_spans, index_identity, record_digests
 from clients.policy import NodePolicy
 from clients.sources import read_listing
-from fedpipe.data import Schema, Shard, Transform, open_shard
+from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
 from fedpipe.data.readers import Source
+from fedpipe.data.shard import record_identities
 from fedpipe.data.transform import Inputs
+from fedpipe.data.users import bound_contributions
 from fedpipe.errors import FederationError, LedgerError
-from fedpipe.federation import Request
+from fedpipe.federation import Reply, Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
+from fedpipe.federation.messages import Heads
 from fedpipe.federation.terms import RunTerms
+from fedpipe.federation.witness import exchange_heads, heads_to_show
 from fedpipe.files import sha256
-from fedpipe.ledger import Block, Ledger
+from fedpipe.ledger import Block, Ledger, LedgerStore
+from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_digest
 from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
@@ -47,7 +53,8 @@ class Node:
     account: str
     source: Path = field(repr=False)
     key_path: Path = field(repr=False)
-    ledger_path: Path = field(repr=False)
+    ledger: LedgerStore = field(repr=False)
+    index_directory: Path = field(repr=False)
     policy: NodePolicy
 
     @classmethod
@@ -56,16 +63,19 @@ class Node:
 
         Raises:
           FederationError: if an entry is missing or malformed.
+          LedgerError: if `ledger` is neither a path nor a URL with its `ledger_key`.
         """
         try:
             name = str(config["client"])
             account = str(config.get("account", name))
+            ledger = _ledger_store(config)
             node = cls(
                 name=name,
                 account=account,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
-                ledger_path=Path(str(config["ledger"])),
+                ledger=ledger,
+                index_directory=Path(str(config.get("index", ledger.key_path.parent / "first-spans"))),
                 policy=NodePolicy.model_validate_json(str(config["policy"])),
             )
         except KeyError as error:
@@ -102,6 +112,31 @@ class Node:
         terms.check_spans()
         self.policy.check(terms)
 
+    def exchange(self, heads: Heads) -> None:
+        """Compares the ledger with what the coordinator shows of it, and keeps the coordinator's head.
+
+        Raises:
+          LedgerError: the ledger has forgotten what it showed, and stops; or the coordinator's has.
+        """
+        if self._has_ledger:
+            with self.open_ledger() as ledger:
+                exchange_heads(ledger, heads)
+        elif heads.receiver is not None:
+            raise LedgerError(
+                "Expected the ledger that this node has shown before, found none: its owner must restore it."
+            )
+
+    def with_heads(self, reply: Reply, heads: Heads) -> Reply:
+        """Returns `reply` with the newest heads of the node's ledger, if there is one, and of the asker's."""
+        if not self._has_ledger:
+            return reply
+        with self.open_ledger() as ledger:
+            return replace(reply, heads=heads_to_show(ledger, heads))
+
+    @property
+    def _has_ledger(self) -> bool:
+        return self.ledger.key_path.exists()
+
     def claim(self, run_id: str, terms: RunTerms, steps: Collection[str]) -> None:
         """Reserves, durably, all that `steps` of the run may cost the node's records.
 
@@ -111,6 +146,7 @@ class Node:
         """
         self.accept(terms)
         self.policy.check_steps(steps)
+        division = self._division(terms)
         with self.open_ledger() as ledger:
             ledger.reserve(
                 run_id=run_id,
@@ -121,14 +157,78 @@ class Node:
                 blocks=self.blocks(terms),
                 policy=self.policy.block_policy(terms.plan),
                 steps=steps,
-                division=Division.of(terms).model_dump_json(),
+                division=division,
             )
 
     def shard(self, terms: RunTerms) -> Shard:
-        """Returns the node's records in the spans of `terms`, as these read them; kept in memory."""
+        """Returns what a run under `terms` reads: `records`, or of those a few of each user's."""
+        shard, user = self.records(terms), terms.plan.user
+        if user is None:
+            return shard
+        return _bounded(shard, terms.data_schema.model_dump_json(), user.max_records, self.key)
+
+    def records(self, terms: RunTerms) -> Shard:
+        """Returns the node's records in the spans of `terms`, as these read them; kept in memory.
+
+        With a key and a date, a record's span is the one that it was first seen in.
+        """
         listing = read_listing(self.source)
         schema = terms.data_schema.model_dump_json()
-        return _shard(listing.sources, listing.stamp, schema, terms.eval_fraction, terms.spans, self.key)
+        index = self._index_path(terms)
+        with self._owner_told():
+            return _shard(
+                listing.sources, listing.stamp, schema, terms.eval_fraction, terms.spans, self.key, index
+            )
+
+    def _division(self, terms: RunTerms) -> str:
+        """Returns how records fall into blocks, by which index among other things."""
+        index = self._index_path(terms)
+        if index is None:
+            return Division.of(terms).to_json()
+        with self._owner_told():
+            return Division.of(terms, index=index_identity(index)).to_json()
+
+    def _index_path(self, terms: RunTerms) -> Path | None:
+        """Returns where first spans are kept: for each way to divide the records by themselves."""
+        if terms.data_schema.key is None or terms.data_schema.time is None:
+            return None
+        division = sha256(Division.of(terms).to_json().encode())
+        return self.index_directory / f"{self.account}-{division[:16]}.sqlite"
+
+    @contextmanager
+    def _owner_told(self) -> Iterator[None]:
+        """What ails the index is the owner's business, and goes to her log."""
+        try:
+            yield
+        except LedgerError:
+            logger.exception("%s cannot use its index of first spans", self.name)
+            raise LedgerError(
+                "Expected a usable index of first spans, found none; the node's own log says why."
+            ) from None
+
+    def commitments(self, terms: RunTerms) -> dict[str, str]:
+        """Returns, by declared span, the keyed commitment to the node's records in it; kept in memory."""
+        shard = self.records(terms)
+        return {span: _commitment(shard, self.key, span) for span in terms.spans}
+
+    def vouch(self, run_id: str, terms: RunTerms, steps: Collection[str], *, code: str) -> Attestation:
+        """Returns what the node claimed for `steps` of the run, signed with its ledger's key.
+
+        Raises:
+          LedgerError: the ledger or its key cannot be used; the owner's log says why.
+        """
+        statement = Statement(
+            run_id=run_id,
+            client=self.name,
+            account=self.account,
+            steps=tuple(steps),
+            plan_sha256=plan_digest(terms.plan),
+            terms_sha256=terms.digest,
+            commitments=self.commitments(terms),
+            code_sha256=code,
+        )
+        with self.open_ledger() as ledger:
+            return attest(statement, ledger.key)
 
     def blocks(self, terms: RunTerms) -> list[Block]:
         """Returns the blocks that `terms` charge: all declared spans, those without a record among them.
@@ -158,22 +258,32 @@ class Node:
             business, and goes to her log.
         """
         try:
-            with Ledger(self.ledger_path) as ledger:
+            with Ledger(self.ledger) as ledger:
                 yield ledger
         except LedgerError as error:
-            if str(self.ledger_path) not in str(error):
+            if str(self.ledger) not in str(error):
                 raise
             logger.exception("%s cannot use its ledger", self.name)
             raise LedgerError("Expected a usable ledger, found none; the node's own log says why.") from None
 
 
+def _ledger_store(config: Mapping[str, object]) -> LedgerStore:
+    """Returns the store at the path or the URL `ledger`; `ledger_key` is the file of its key."""
+    key = config.get("ledger_key")
+    return LedgerStore.at(str(config["ledger"]), key=None if key is None else Path(str(key)))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Encoded:
-    """Labelled records as model inputs, int32 (n,) classes and (n,) names of spans. Its repr shows none."""
+    """Labelled records as model inputs, int32 (n,) classes, (n,) names of spans and numbers of users, if any.
+
+    Its repr shows none.
+    """
 
     features: Inputs
     labels: NDArray[np.int32]
     spans: NDArray[np.str_]
+    users: NDArray[np.int64] | None = None
 
 
 def encode(shard: Shard, transform: Transform) -> Encoded:
@@ -189,9 +299,26 @@ def _shard(
     eval_fraction: float,
     spans: tuple[str, ...],
     key: bytes,
+    index: Path | None,
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
-    return open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
+    shard = open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key)
+    if index is not None:
+        records = record_digests(record_identities(shard.frame, parsed), key)
+        shard = replace(shard, spans=first_spans(index, records, shard.spans))
+    return shard.within(spans)
+
+
+@lru_cache(maxsize=MAX_CLIENTS)
+def _bounded(shard: Shard, schema: str, max_records: int, key: bytes) -> Shard:
+    parsed = Schema.model_validate_json(schema)
+    return bound_contributions(shard, parsed, max_records=max_records, key=key)
+
+
+@lru_cache(maxsize=MAX_CLIENTS)
+def _commitment(shard: Shard, key: bytes, span: str) -> str:
+    # A run asks for it twice: when it is offered, and when it is claimed.
+    return commitment(shard, key, span=span)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)
@@ -199,4 +326,5 @@ def _encode(shard: Shard, transform: str) -> Encoded:
     features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
     if isinstance(features, np.ndarray):
         features = align(features)  # once: TensorFlow copies other arrays in every round
-    return Encoded(features=features, labels=shard.labels.astype(np.int32), spans=shard.spans)
+    labels = shard.labels.astype(np.int32)
+    return Encoded(features=features, labels=labels, spans=shard.spans, users=shard.users)

@@ -11,6 +11,7 @@ from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
 from fedpipe.privacy import PrivacyPlan
+from fedpipe.privacy.units import Unit
 
 DEFAULT_EPSILON = 1.0
 
@@ -35,6 +36,7 @@ class NodePolicy(BaseModel):
     )
     min_cohort: int = Field(1, ge=1, description="Runs that would go on with fewer clients are refused.")
     allow_not_private: bool = Field(False, description="Whether runs without privacy may read the records.")
+    unit: Unit | None = Field(None, description="The unit that private plans must have; None accepts any.")
     seed: int | None = Field(
         None, description="Seed for plans with seeded randomness (tests); None refuses them."
     )
@@ -49,10 +51,19 @@ class NodePolicy(BaseModel):
             raise LedgerError(
                 "Expected secure randomness, found a plan with a seeded generator: refused by policy."
             )
-        if plan.private and plan.keyed != (terms.data_schema.key is not None):
+        if plan.private and plan.keyed != terms.data_schema.has_lasting_splits:
             raise LedgerError(
-                "Expected separate budgets for training and evaluation exactly when the schema has a key, "
-                "found otherwise: an amended record could change its block."
+                "Expected separate budgets for training and evaluation exactly when the schema has a key or "
+                "names users, found otherwise: an amended record could change its block."
+            )
+        if plan.private and self.unit not in (None, plan.unit):
+            raise LedgerError(
+                f"Expected a plan whose unit is the {self.unit}, found {plan.unit}: refused by policy."
+            )
+        if plan.user is not None and plan.user.column != terms.data_schema.user:
+            raise LedgerError(
+                f"Expected the plan's users in the schema's column {terms.data_schema.user!r}, found "
+                f"{plan.user.column!r}: records would be told apart in another way."
             )
 
     def _check_site(self, terms: RunTerms) -> None:

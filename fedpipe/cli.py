@@ -10,7 +10,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from fedpipe import __version__
+from fedpipe.cli_budget import app as budget_app
 from fedpipe.cli_client import app as client_app
+from fedpipe.cli_encrypted import app as encrypted_app
 from fedpipe.cli_federation import app as federation_app
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
@@ -37,6 +39,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(scenario_app, name="scenario")
 app.add_typer(federation_app, name="federation")
 app.add_typer(client_app, name="client")
+app.add_typer(budget_app, name="budget")
+app.add_typer(encrypted_app, name="encrypted")
 
 
 @app.callback(invoke_without_command=True)

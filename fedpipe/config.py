@@ -6,17 +6,25 @@ import importlib.resources
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from fedpipe.config_errors import explain
 from fedpipe.data import CategoricalColumn, PreprocessSettings, Schema
 from fedpipe.data.spans import UNDATED, check_spans
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.learning import ModelSettings, TrainingSettings
-from fedpipe.privacy import Shares
+from fedpipe.privacy import Shares, UserUnit
 
 MAX_SPANS = 500
 
@@ -141,13 +149,21 @@ class AnalyzeSettings(_Strict):
 
 
 class PrivacySettings(_Strict):
-    """The promise to each record."""
+    """The promise to each record, or to each user."""
 
     enabled: bool = Field(
         True, description="false trains without noise; every artifact is marked NOT PRIVATE."
     )
-    epsilon: float = Field(8.0, ge=0.01, le=1000, description="Total per record, over all steps of a run.")
-    delta: float = Field(1e-5, ge=1e-10, lt=0.1, description="Total per record, over all steps of a run.")
+    unit: Annotated[
+        Annotated[Literal["record"], Tag("record")] | Annotated[UserUnit, Tag("user")],
+        Discriminator(lambda unit: "record" if isinstance(unit, str) else "user"),
+    ] = Field(
+        "record",
+        description="What the guarantee is for: record; or {column: NAME, max_records: K}, for all of a "
+        "user's records at a client, of which a release reads at most K. schema.user names the column.",
+    )
+    epsilon: float = Field(8.0, ge=0.01, le=1000, description="Total per unit, over all steps of a run.")
+    delta: float = Field(1e-5, ge=1e-10, lt=0.1, description="Total per unit, over all steps of a run.")
     shares: Shares = Field(default_factory=lambda: Shares.model_validate({}), description="Budget by step.")
     randomness: Literal["secure", "seeded"] = Field(
         "secure", description="seeded is for tests: repeatable noise protects nobody, and is marked."
@@ -212,6 +228,22 @@ class Config(_Strict):
         if len(set(slices)) < len(slices):
             raise ValueError("expected different columns in analyze.slices, found one twice")
         return self
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> Config:
+        user, declared = self.user_unit, self.data_schema.user
+        if user is not None and user.column != declared:
+            found = f"schema.user={declared}" if declared else "no schema.user"
+            raise ValueError(
+                f"expected schema.user to name the column of users, {user.column!r}, as privacy.unit does, "
+                f"found {found}: set it"
+            )
+        return self
+
+    @property
+    def user_unit(self) -> UserUnit | None:
+        """The user as the unit of privacy; None where it is a record."""
+        return self.privacy.unit if isinstance(self.privacy.unit, UserUnit) else None
 
     @property
     def run_spans(self) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fedpipe.data.cells import is_missing, normalize_cells, parse_numbers
 from fedpipe.data.readers import read_raw
-from fedpipe.data.schema import LARGEST_NUMBER, Schema, normalize_name
+from fedpipe.data.schema import LARGEST_NUMBER, Schema
+from fedpipe.encoding.text import normalize_name
 from fedpipe.errors import DataError, nearest
 
 MAX_CLASSES = 20

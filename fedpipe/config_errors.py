@@ -108,7 +108,8 @@ def _members(kind: Any) -> Iterator[Any]:
 
 
 def _tags(member: Any) -> tuple[Any, ...]:
-    annotation = member.model_fields["type"].annotation if _is_model(member) else None
+    field = member.model_fields.get("type") if _is_model(member) else None
+    annotation = field.annotation if field else None
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 

@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import click
 import typer
 
-from fedpipe.errors import ConfigError, FedpipeError
+from fedpipe.errors import BudgetError, ConfigError, FedpipeError
 
 SIBLINGS = ("clients", "server", "simulations")
 DATABASES = ("sqlite3", "sqlalchemy", "ml_metadata")
 INTERRUPTED = 130
+MOST_LINES = 20  # of a refusal and its ways out; everything else is one line
 _MLMD = re.compile(r"Error when executing query: (.*?) query: .*")  # the statement is nobody's business
 
 
@@ -57,6 +58,8 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
         _fail("interrupted. Nothing is lost: --resume goes on with a run.", INTERRUPTED)
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see --help)", 2)
+    except BudgetError as error:
+        _fail(str(error), error.exit_code, num_lines=MOST_LINES)
     except FedpipeError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -97,6 +100,10 @@ def _is_from_database(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in DATABASES for kind in type(error).__mro__)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"fedpipe: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  the one line
+def _fail(message: str, code: int, *, num_lines: int = 1) -> NoReturn:
+    lines = [line.rstrip() for line in message.splitlines() if line.strip()]
+    if len(lines) > num_lines or num_lines == 1:
+        lines = [" ".join(message.split())]
+    text = "\n".join(lines)
+    print(f"fedpipe: {text}", file=sys.stderr)  # noqa: T201  what went wrong
     sys.exit(code)

@@ -9,6 +9,7 @@
     +-- FederationError    too few clients answered, or one refused
     +-- PipelineError      the graph of steps is wrong             (also ValueError)
     +-- WorkspaceError     the workspace is locked, foreign or damaged
+    +-- EncryptedError     an encrypted prediction was refused, failed, or cannot be relied on
 
 Every message says what was expected, what was found and what to do. No message holds a
 record, an update, a key or a plaintext.
@@ -76,6 +77,10 @@ class PipelineError(FedpipeError, ValueError):
 
 class WorkspaceError(FedpipeError):
     """A workspace that is in use, is not one, or is damaged."""
+
+
+class EncryptedError(FedpipeError):
+    """An encrypted prediction that was refused, that failed, or whose answer cannot be relied on."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

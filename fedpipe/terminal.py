@@ -116,6 +116,14 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
     for name, path in summary.paths.model_dump().items():
         console.print(f"{name:<12}{path}", highlight=False, soft_wrap=True, markup=False)
+    if summary.signed_by:
+        console.print(f"{'signed by':<12}{summary.signed_by}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"Check it:   fedpipe budget verify {summary.paths.certificate}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
     console.print(
         f"Try it:     fedpipe predict --model {summary.model_version} --input FILE "
         f"--workspace {summary.paths.workspace}",
@@ -130,8 +138,9 @@ def privacy_line(summary: RunSummary) -> str:
     privacy = summary.privacy
     if privacy.epsilon is None:
         return "NOT PRIVATE: this run added no noise."
+    bound = f" ({privacy.user})" if privacy.user else ""
     return (
-        f"Each {privacy.unit} at a client is protected with epsilon = {round_up(privacy.epsilon)}, "
+        f"Each {privacy.unit}{bound} at a client is protected with epsilon = {round_up(privacy.epsilon)}, "
         f"delta = {privacy.delta:g} (add or remove one {privacy.unit}; all steps together)."
     )
 
@@ -152,6 +161,17 @@ def spending_lines(summary: RunSummary) -> Iterator[str]:
     if summary.budgets:
         left = min(each.runs_left for each in summary.budgets)
         yield f"Left for later: {plural(left, 'run') if left else 'no run'} like this one."
+        yield from _lifetime_of_users(summary)
+
+
+def _lifetime_of_users(summary: RunSummary) -> Iterator[str]:
+    """Returns what a user's budgets allow together: she may have one in every span."""
+    bounds = [each.epsilon_of_user for each in summary.budgets if each.epsilon_of_user is not None]
+    if bounds:
+        yield (
+            f"Lifetime budgets allow epsilon = {round_up(max(bounds))} at most for a user with records in "
+            "all spans of this run."
+        )
 
 
 def _metrics_table(summary: RunSummary) -> Table:

@@ -45,6 +45,8 @@ class Statistics(_Artifact):
       column_health: by column, records that are valid, missing, out of range, malformed.
       label_noise_stddev: of each cell of one client's label counts; 0 without privacy.
       column_noise_stddev: of each cell of column_health, a sum over clients.
+      user_counts: by client, users with labelled records, [train, eval]; None where records are the unit.
+      user_noise_stddev: of each cell of user_counts.
     """
 
     spans: tuple[str, ...]
@@ -52,6 +54,8 @@ class Statistics(_Artifact):
     column_health: dict[str, list[int]]
     label_noise_stddev: float
     column_noise_stddev: float
+    user_counts: dict[str, list[int]] | None = None
+    user_noise_stddev: float = 0.0
 
     def split_counts(self) -> dict[str, list[list[int]]]:
         """Returns each client's noisy counts over all spans: [train, eval] x [classes in order, unknown]."""
@@ -67,7 +71,12 @@ class Statistics(_Artifact):
         return [sum(column) for column in zip(*counts, strict=True)]
 
     def train_sizes(self, balance: Balance | None = None) -> dict[str, float]:
-        """Returns each client's noisy number of labelled training records, weighed by `balance`."""
+        """Returns how many units train at each client, noisily counted.
+
+        Users are counted as they are. Labelled records are weighed by `balance`.
+        """
+        if self.user_counts is not None:
+            return {client: float(counts[0]) for client, counts in self.user_counts.items()}
         return {
             client: float(np.sum(np.array(tables)[:, 0, :-1] * _weights(balance)))
             for client, tables in self.label_counts.items()
@@ -75,6 +84,8 @@ class Statistics(_Artifact):
 
     def size_noise_stddev(self, num_classes: int, balance: Balance | None = None) -> float:
         """Returns the noise of one client's `train_sizes`."""
+        if self.user_counts is not None:
+            return self.user_noise_stddev
         weights = np.broadcast_to(_weights(balance), (len(self.spans), num_classes))
         return self.label_noise_stddev * float(np.linalg.norm(weights))
 

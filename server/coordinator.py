@@ -15,10 +15,11 @@ from fedpipe.federation import Clients, Request
 from fedpipe.federation.terms import RunTerms
 from fedpipe.files import digest_json, write_text
 from fedpipe.pipeline import MetadataStore, Progress, RunRecord, Workspace, run_pipeline
-from server.claims import CLAIM, ClaimingClients, first_charged
+from server.claims import CLAIM, ClaimingClients, first_charged, read_claim
 from server.cycle import Surroundings, make_pipeline
 from server.history import TERMS
-from server.planning import make_terms, ways_out
+from server.planning import make_terms
+from server.remedies import ways_out
 from server.steps.asking import Asker
 
 
@@ -66,9 +67,9 @@ def run_cycle(
         _run(request, terms, metadata, clients, progress, clock)
     except BudgetError as error:
         closing.close(metadata.run(request.run_id), own=True)
-        raise BudgetError(
-            f"{error} {ways_out(request.config, error.shortfalls)}", error.shortfalls
-        ) from error
+        claim = read_claim(request.directory)
+        ways = ways_out(request.config, error.shortfalls, claim.steps if claim else None)
+        raise BudgetError(f"{error}\n{ways}", error.shortfalls) from error
     except DataError:
         # Nobody can go on with this run: the same data would stop it again.
         closing.close(metadata.run(request.run_id), own=True)

@@ -21,6 +21,7 @@ from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
 from fedpipe.pipeline.artifacts import are_payloads_intact
 from server import artifacts
 from server.history import statistics_before
+from server.operator_key import operator_key
 from server.registry import next_version
 from server.steps.analyze import analyze
 from server.steps.asking import Asker
@@ -65,11 +66,12 @@ class Surroundings:
         }
 
     def release(self, step: str) -> dict[str, Any]:
-        """Returns the mechanisms of the step's queries: other noise is another result, and another cost."""
+        """Returns the unit and the mechanisms of the step: other noise is another result and another cost."""
         plan = self.asker.terms.plan
         queries = {name: query for name, query in plan.queries.items() if query.step == step}
         return {
             "private": plan.private,
+            "unit": plan.user.model_dump(mode="json") if plan.user else plan.unit,
             "randomness": plan.randomness,
             "queries": {name: query.model_dump(mode="json") for name, query in queries.items()},
         }
@@ -177,6 +179,8 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
                 register,
                 asker=around.asker,
                 next_version=partial(next_version, around.metadata, around.workspace),
+                made_by=partial(_made_by, around.metadata, around.asker.run_id),
+                key=partial(operator_key, around.workspace),
                 clock=around.clock,
             ),
             inputs=("spans", "transform", "model", "evaluation"),
@@ -194,6 +198,11 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
             still_holds=partial(_is_served, around.workspace),
         ),
     ]
+
+
+def _made_by(metadata: MetadataStore, run_id: str) -> dict[str, str]:
+    """Returns, by step, the run that made what this run uses."""
+    return {record.step: record.run_id for record in metadata.artifacts(run_id)}
 
 
 def _is_served(workspace: Workspace, outputs: Mapping[str, BaseModel]) -> bool:

@@ -50,5 +50,7 @@ def _protects_as_well(earlier: PrivacyPlan, plan: PrivacyPlan) -> bool:
         return True
     if not earlier.private or earlier.randomness != plan.randomness:
         return False
+    if (earlier.unit, earlier.max_records) != (plan.unit, plan.max_records):
+        return False
     before, now = earlier.queries["labels"].mechanism, plan.queries["labels"].mechanism
     return before.kind == now.kind == "noisy_histograms" and before.noise_stddev >= now.noise_stddev

@@ -116,6 +116,7 @@ def summarize(
 ) -> RunSummary:
     """Returns the run's summary; a simulation adds what only it knows."""
     version = outcome.version
+    signature = version.certificate.signature
     return RunSummary(
         run_id=outcome.run_id,
         status="COMPLETE",
@@ -134,6 +135,7 @@ def summarize(
             for record in outcome.executions
             if record.state == "COMPLETE"
         },
+        signed_by=signature.public_key if signature else None,
         budgets=tuple(budgets),
         reused={each.step: each.run_id for each in outcome.artifacts if each.run_id != outcome.run_id},
         resumed=any(record.state not in USABLE for record in outcome.executions),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fedpipe.ledger import Ledger
+from fedpipe.ledger import Ledger, epsilon_over_blocks
 from fedpipe.ledger.admission import Spending
 from fedpipe.ledger.certificate import Certificate
 from fedpipe.privacy.accounting import renyi_divergence
@@ -42,6 +42,7 @@ def _share_left(spending: Spending) -> float:
 def _budget(spending: Spending, certificate: Certificate, split: str, claimed: Collection[str]) -> Budget:
     order = spending.policy.renyi_order
     queries = [query for query in certificate.plan.queries.values() if split in query.splits]
+    num_spans = len({each.span for each in certificate.commitments})
     costs = [(query.step, renyi_divergence(query.events, order)) for query in queries]
     cost = sum(each for _, each in costs)
     return Budget(
@@ -51,4 +52,5 @@ def _budget(spending: Spending, certificate: Certificate, split: str, claimed: C
         used=1 - _share_left(spending),
         by_this_run=sum(each for step, each in costs if step in claimed) / spending.budget,
         runs_left=int(spending.remaining / cost * (1 + 1e-9)),
+        epsilon_of_user=epsilon_over_blocks(spending.policy, num_spans) if certificate.plan.user else None,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.media import encode_image
+from fedpipe.encoding.media import encode_image
 from fedpipe.errors import ConfigError, nearest
 
 

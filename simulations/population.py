@@ -24,7 +24,8 @@ from fedpipe.data.readers import (
     read_table,
     select_columns,
 )
-from fedpipe.data.schema import Label, normalize_name
+from fedpipe.data.schema import Label
+from fedpipe.encoding.text import normalize_name
 from fedpipe.errors import ConfigError, DataError
 from fedpipe.files import make_private_directory, write_atomically
 from simulations.datasets import load_dataset

@@ -143,7 +143,7 @@ def _run(
             _run_apps(workspace, run_id, stored, made.clients, progress)
         except BudgetError as error:
             remedy = "In a simulation, another --workspace has owners who have spent nothing."
-            raise BudgetError(f"{error} {remedy}", error.shortfalls) from error
+            raise BudgetError(f"{error}\n{remedy}", error.shortfalls) from error
     return _report(workspace, run_id, stored.request, made, log)
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fedpipe.config import MAX_SPANS, Config, SpanSettings
 from fedpipe.data.cells import parse_spans
 from fedpipe.data.readers import Source, read_header, read_raw, select_columns, source_name
-from fedpipe.data.schema import Schema, TimeColumn, normalize_name
+from fedpipe.data.schema import Schema, TimeColumn
 from fedpipe.data.spans import UNDATED, newest_spans, nominal_window, spans_between
+from fedpipe.encoding.text import normalize_name
 from fedpipe.errors import ConfigError, DataError
 from simulations.datasets import load_dataset
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpipe.data.cells import find_positions
+from fedpipe.encoding.text import find_positions
 
 Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Answer = Literal["none", "reweight", "resample"]

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.schema import Label, NumericColumn, TimeColumn, normalize_text
+from fedpipe.data.schema import Label, NumericColumn, TimeColumn
 from fedpipe.data.spans import UNDATED, span_of_text
+from fedpipe.encoding.features import find_missing
+from fedpipe.encoding.text import normalize_text, read_numbers
 
-# Understood alike by Python's re and by RE2. With the length that TensorFlow can parse, every match is a
-# finite float64; without it, one long cell would fail a whole batch of predictions.
-NUMBER_PATTERN = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
-NUMBER_LENGTH = 31
-ASCII_WHITESPACE = " \t\n\r\f\v"
-
-_NUMBER = re.compile(NUMBER_PATTERN)
 Item = TypeVar("Item", bound=np.generic)
 
 
@@ -35,13 +29,7 @@ def by_distinct(cells: pd.Series[str], rule: Callable[[pd.Series[str]], NDArray[
 
 def parse_numbers(cells: pd.Series[str]) -> NDArray[np.float64]:
     """Returns the numbers in `cells`, NaN where a cell is not a plain decimal of at most 31 characters."""
-    numbers = (parse_number(cell.strip(ASCII_WHITESPACE)) for cell in cells.tolist())
-    return np.fromiter(numbers, np.float64, len(cells))
-
-
-def parse_number(text: str) -> float:
-    """Returns the number that `text` is, without white space around it; NaN if it is none."""
-    return float(text) if len(text) <= NUMBER_LENGTH and _NUMBER.fullmatch(text) else np.nan
+    return read_numbers(cells.tolist())
 
 
 def normalize_cells(cells: pd.Series[str]) -> list[str]:
@@ -51,14 +39,7 @@ def normalize_cells(cells: pd.Series[str]) -> list[str]:
 
 def is_missing(cells: pd.Series[str], missing_tokens: tuple[str, ...]) -> NDArray[np.bool_]:
     """Returns where a cell means 'no value'."""
-    tokens = {normalize_text(token) for token in missing_tokens}
-    return np.array([text in tokens for text in normalize_cells(cells)], dtype=np.bool_)
-
-
-def find_positions(texts: Iterable[Any], known: Iterable[Any]) -> NDArray[np.int64]:
-    """Returns the position of every one of `texts` in `known`, len(known) for any other."""
-    places = {item: index for index, item in enumerate(known)}
-    return np.array([places.get(text, len(places)) for text in texts], dtype=np.int64)
+    return find_missing(cells.tolist(), missing_tokens)
 
 
 def parse_labels(

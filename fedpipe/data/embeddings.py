@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.media import parse_vectors
 from fedpipe.data.schema import EmbeddingColumn, Schema
+from fedpipe.encoding.media import parse_vectors
 from fedpipe.errors import DataError
 from fedpipe.files import make_private_directory
 

@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
-from fedpipe.data.hashing import hash_buckets
+from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, parse_numbers
 from fedpipe.data.schema import (
     CategoricalColumn,
     Column,
@@ -21,7 +20,6 @@ from fedpipe.data.schema import (
     NumericColumn,
     Schema,
     TextColumn,
-    normalize_text,
 )
 from fedpipe.data.transform import (
     Feature,
@@ -33,6 +31,8 @@ from fedpipe.data.transform import (
     VectorFeature,
     VocabularyFeature,
 )
+from fedpipe.encoding.hashing import hash_buckets
+from fedpipe.encoding.text import find_positions, normalize_text
 from fedpipe.errors import DataError
 
 Counts = NDArray[np.int64]

@@ -13,7 +13,8 @@ import pandas as pd
 from fedpipe.data import formats
 from fedpipe.data.databases import is_database, read_query
 from fedpipe.data.embeddings import embed_columns
-from fedpipe.data.schema import Schema, normalize_name
+from fedpipe.data.schema import Schema
+from fedpipe.encoding.text import normalize_name
 from fedpipe.errors import DataError
 
 # A file, or a database's URL as `databases` reads it.

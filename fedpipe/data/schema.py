@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import keyword
-import re
-import string
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedpipe.data.spans import ISO, Window, check_formats
+from fedpipe.encoding.text import normalize_name, normalize_text
 
 # Fourth powers of numbers and ranges within these stay finite and above zero in float64.
 LARGEST_NUMBER = 1e50
 SMALLEST_RANGE = 1e-50
-
-_LOWER_CASE = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-
-
-def normalize_name(name: str) -> str:
-    """Returns a column name in snake_case, without what surrounds it in exports.
-
-    >>> normalize_name("Consumer disputed?")
-    'consumer_disputed'
-    """
-    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
-
-
-def normalize_text(text: str) -> str:
-    """Returns a cell in lower case, with single spaces and no ".0": two spellings of one value agree.
-
-    The served model does the same with TensorFlow's operations. Only ASCII letters and white
-    space count: other rules of case depend on the locale and on the version of Unicode.
-
-    >>> normalize_text("  Closed  with Relief ")
-    'closed with relief'
-    >>> normalize_text("3.0")
-    '3'
-    """
-    text = re.sub(r"[\x00 \t\n\r\f\v]+", " ", text.translate(_LOWER_CASE)).strip(" ")
-    # Exporters write integers as floats as soon as one cell of the column is missing.
-    return re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", text)
 
 
 def _check_name(name: str) -> str:
@@ -239,8 +211,8 @@ class Schema(_Strict):
     columns: dict[FeatureName, Column] = Field(min_length=1, description="Feature columns by canonical name.")
     key: Name | None = Field(
         None,
-        description="Column that identifies a record for ever. With a key, training and evaluation records "
-        "have budgets of their own; without, all records of a client are one block.",
+        description="Column that identifies a record for ever. With a key (or user), training and evaluation "
+        "records have budgets of their own; without, all records of a client are one block.",
     )
     time: TimeColumn | None = Field(
         None,
@@ -248,20 +220,26 @@ class Schema(_Strict):
         "`spans` says; without, all records lie in one span.",
     )
     client_column: Name | None = Field(None, description="Column that says which client holds a record.")
+    user: Name | None = Field(
+        None,
+        description="Column that says whose record it is, for ever; never a feature. All records of a user "
+        "are on one side, training or evaluation, and privacy.unit can protect all of them at once. Records "
+        "without a user count as those of one user.",
+    )
     missing_tokens: tuple[str, ...] = Field(
         ("", "na", "n/a", "nan", "null", "none"), description="Cells that mean 'no value', in any case."
     )
 
     @model_validator(mode="after")
     def _check_roles(self) -> Schema:
-        roles = [name for name in (self.label.name, self.key, self.client_column) if name]
+        roles = [name for name in (self.label.name, self.key, self.client_column, self.user) if name]
         for name in roles:
             if name in self.columns:
                 raise ValueError(f"expected {name!r} in one role, found it among the feature columns too")
         if self.time:
             roles.append(self.time.column)
         if len(set(roles)) < len(roles):
-            raise ValueError("expected label, key, time and client_column to be different columns")
+            raise ValueError("expected label, key, time, client_column and user to be different columns")
         if self.time and self.time.aliases and self.time.column in self.columns:
             raise ValueError(
                 f"expected the aliases of {self.time.column!r} with its feature column, found some at time"
@@ -296,12 +274,18 @@ class Schema(_Strict):
         """The number of classes of the label."""
         return len(self.label.classes)
 
+    @property
+    def has_lasting_splits(self) -> bool:
+        """Whether a cell that never changes says if a record trains or evaluates."""
+        return self.key is not None or self.user is not None
+
     def known(self) -> dict[str, tuple[str, ...]]:
         """Returns every column that a source may have, with its aliases."""
         wanted = {name: column.aliases for name, column in self.columns.items()}
         wanted[self.label.name] = self.label.aliases
-        if self.key:
-            wanted[self.key] = ()
+        for name in (self.key, self.user):
+            if name:
+                wanted[name] = ()
         if self.time:
             wanted.setdefault(self.time.column, self.time.aliases)
         return wanted

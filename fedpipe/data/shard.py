@@ -29,12 +29,14 @@ class Shard:
       labels: int64 (n,), the class number or -1 when unknown.
       is_eval: bool (n,), true where the record belongs to the evaluation split.
       spans: text (n,), the name of the span that the record lies in.
+      users: int64 (n,), alike where records are one user's; None where the schema names no users.
     """
 
     frame: pd.DataFrame
     labels: NDArray[np.int64]
     is_eval: NDArray[np.bool_]
     spans: NDArray[np.str_]
+    users: NDArray[np.int64] | None = None
 
     def select(self, rows: NDArray[np.bool_]) -> Shard:
         """Returns the shard of the records where `rows` is true."""
@@ -43,6 +45,7 @@ class Shard:
             labels=self.labels[rows],
             is_eval=self.is_eval[rows],
             spans=self.spans[rows],
+            users=None if self.users is None else self.users[rows],
         )
 
     def within(self, spans: Sequence[str]) -> Shard:
@@ -70,9 +73,10 @@ def open_shard(
 ) -> Shard:
     """Returns the records in `sources`, one after the other.
 
-    The split of a record is a keyed hash of its key (or of its whole content, when the schema
-    has no key), in normalised text: it never changes with the file, its format, its order or its
-    other records, and equal records are never on both sides. Its span follows from its date cell alone.
+    The split of a record is a keyed hash of its user (or of its key, or of its whole content, when
+    the schema has neither), in normalised text: it never changes with the file, its format, its order or
+    other users' records, and equal records are never on both sides. Its span follows from its date cell
+    alone.
 
     Raises:
       DataError: if the file does not fit the schema.
@@ -80,11 +84,14 @@ def open_shard(
     several = [sources] if isinstance(sources, (str, Path)) else sources
     tables = [read_table(source, schema) for source in several]
     frame = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    users = _user_identities(frame, schema)
+    whole = record_identities(frame, schema) if users is None else users
     return Shard(
         frame=frame,
         labels=parse_labels(frame[schema.label.name], schema.label, schema.missing_tokens),
-        is_eval=_split(_identities(frame, schema), eval_fraction, split_key),
+        is_eval=_split(whole, eval_fraction, split_key),
         spans=_spans(frame, schema),
+        users=None if users is None else _numbers(users),
     )
 
 
@@ -112,7 +119,18 @@ def _digest(texts: Sequence[str]) -> bytes:
     return hashlib.sha256(canonical_json(texts).encode()).digest()
 
 
-def _identities(frame: pd.DataFrame, schema: Schema) -> list[str]:
+def _user_identities(frame: pd.DataFrame, schema: Schema) -> list[str] | None:
+    return None if schema.user is None else _identity_cells(frame[schema.user], schema.missing_tokens)
+
+
+def _numbers(texts: list[str]) -> NDArray[np.int64]:
+    """Returns int64 (n,): a number for every text, the same for the same."""
+    places: dict[str, int] = {}
+    return np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
+
+
+def record_identities(frame: pd.DataFrame, schema: Schema) -> list[str]:
+    """Returns what stays the same of every record: its key, or all of it; empty for a missing key."""
     # Two identities that coincide only share a split: no separator needs to be safe.
     names = [schema.key] if schema.key else [*schema.columns, schema.label.name]
     texts = (_identity_cells(frame[name], schema.missing_tokens) for name in names)

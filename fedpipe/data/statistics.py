@@ -1,7 +1,7 @@
 """What `validate` counts: labels by span and split, and the health of every column.
 
 Every record falls into exactly one cell of each histogram; the accounting of the noise
-(`NoisyHistograms`) relies on it.
+(`NoisyHistograms`) relies on it. So does a user into one cell of the counts of users.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from fedpipe.data.cells import (
     by_distinct,
-    find_positions,
     is_missing,
     normalize_cells,
     out_of_range,
     parse_numbers,
 )
-from fedpipe.data.media import is_image, parse_vectors
 from fedpipe.data.schema import (
     CategoricalColumn,
     Column,
@@ -28,10 +26,12 @@ from fedpipe.data.schema import (
     ImageColumn,
     NumericColumn,
     Schema,
-    normalize_text,
 )
 from fedpipe.data.shard import Shard
 from fedpipe.data.spans import UNDATED
+from fedpipe.encoding.media import is_image, parse_vectors
+from fedpipe.encoding.text import find_positions, normalize_text
+from fedpipe.errors import DataError
 
 HEALTH = ("valid", "missing", "out_of_range", "malformed")
 
@@ -52,6 +52,21 @@ def label_counts(shard: Shard, schema: Schema, spans: Sequence[str] = (UNDATED,)
     counts = np.zeros(shape, dtype=np.int64)
     np.add.at(counts, cells, 1)
     return counts
+
+
+def user_counts(shard: Shard) -> Counts:
+    """Returns int64 (2,): the users that have labelled records, [train, eval].
+
+    All records of a user are in one split, so a user changes one cell by one, however many records she has.
+
+    Raises:
+      DataError: the schema names no users.
+    """
+    if shard.users is None:
+        raise DataError("Expected schema.user to count users, found none: name the column.")
+    labelled = shard.labels >= 0
+    sides = (labelled & ~shard.is_eval, labelled & shard.is_eval)
+    return np.array([len(np.unique(shard.users[side])) for side in sides], dtype=np.int64)
 
 
 def column_health(shard: Shard, schema: Schema) -> list[Counts]:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from scipy.sparse import csr_matrix, vstack
 
-from fedpipe.data.cells import by_distinct, find_positions, is_missing, normalize_cells, parse_numbers
-from fedpipe.data.hashing import hash_buckets
-from fedpipe.data.media import count_ngrams, decode_images, parse_vectors
+from fedpipe.encoding.features import bucket_positions, ngram_inputs, scale_numbers, word_positions
+from fedpipe.encoding.media import decode_images, parse_vectors
 from fedpipe.errors import DataError
 
 CHUNK_ROWS = 8192
@@ -233,49 +232,32 @@ def _encode(
     feature: Feature, cells: pd.Series[str], missing_tokens: tuple[str, ...], block: NDArray[np.float32]
 ) -> None:
     """Fills `block`, zeros (n, width), with the model inputs of `cells`."""
+    texts = cells.tolist()
     match feature:
         case NumericFeature():
-            block[:, 0] = by_distinct(cells, lambda distinct: _scale(feature, distinct, missing_tokens))
+            block[:, 0] = scale_numbers(
+                texts,
+                missing_tokens,
+                lower=feature.lower,
+                upper=feature.upper,
+                center=feature.center,
+                scale=feature.scale,
+            )
         case TextFeature():
-            # Lists: an array of texts gives every one of them the room of the longest.
-            missing = is_missing(cells, missing_tokens).tolist()
-            texts = [
-                "" if empty else text for empty, text in zip(missing, normalize_cells(cells), strict=True)
-            ]
             if any(texts):  # many exports have no narratives at all
-                block[:] = count_ngrams(texts, feature.num_buckets, feature.ngrams)
+                block[:] = ngram_inputs(texts, missing_tokens, feature.num_buckets, feature.ngrams)
         case VectorFeature():
-            block[:] = parse_vectors(cells.tolist(), feature.size)[0]
+            block[:] = parse_vectors(texts, feature.size)[0]
         case ImageFeature():
-            block[:] = decode_images(cells.tolist(), feature.width)
+            block[:] = decode_images(texts, feature.width)
         case _:
-            index = category_positions(feature, cells, missing_tokens)
-            block[np.arange(len(cells)), index] = 1
+            block[np.arange(len(texts)), category_positions(feature, cells, missing_tokens)] = 1
 
 
 def category_positions(
     feature: VocabularyFeature | HashedFeature, cells: pd.Series[str], missing_tokens: tuple[str, ...]
 ) -> NDArray[np.int64]:
     """Returns the category of every cell, int64 (n,) in [0, feature.width); the last is OTHER."""
-    return by_distinct(cells, lambda distinct: _position(feature, distinct, missing_tokens))
-
-
-def _position(
-    feature: VocabularyFeature | HashedFeature, cells: pd.Series[str], missing_tokens: tuple[str, ...]
-) -> NDArray[np.int64]:
-    text = normalize_cells(cells)
     if isinstance(feature, VocabularyFeature):
-        known = find_positions(text, feature.words)
-    else:
-        known = find_positions(hash_buckets(text, feature.num_buckets).tolist(), feature.buckets)
-    return np.where(is_missing(cells, missing_tokens), feature.width - 1, known)
-
-
-def _scale(
-    feature: NumericFeature, cells: pd.Series[str], missing_tokens: tuple[str, ...]
-) -> NDArray[np.float32]:
-    numbers = parse_numbers(cells)
-    unusable = np.isnan(numbers) | is_missing(cells, missing_tokens)
-    with np.errstate(over="ignore"):  # infinite, as in the served model
-        scaled = (np.clip(numbers, feature.lower, feature.upper) - feature.center) / feature.scale
-        return np.where(unusable, 0.0, scaled).astype(np.float32)
+        return word_positions(cells.tolist(), missing_tokens, feature.words)
+    return bucket_positions(cells.tolist(), missing_tokens, feature.num_buckets, feature.buckets)

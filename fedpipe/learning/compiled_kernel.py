@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from fedpipe.learning.architectures import build_model
-from fedpipe.learning.chunks import ClippedSum
+from fedpipe.learning.chunks import ClippedSum, MakeClippedSum
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.handover import Records, lend
 from fedpipe.learning.kernel import LocalTask
@@ -26,41 +28,35 @@ class CompiledKernel:
     """Implements `Kernel` around a function that clips and sums."""
 
     def __init__(
-        self, definition: ModelDefinition, make_clipped_sum: Callable[[tf.keras.Model], ClippedSum]
+        self, definition: ModelDefinition, make_clipped_sum: Callable[[tf.keras.Model], MakeClippedSum]
     ) -> None:
         model = build_model(definition)
         self._variables = model.trainable_variables
         self._sizes = [int(np.prod(variable.shape)) for variable in self._variables]
-        self._clipped_sum = make_clipped_sum(model)
+        self._make_clipped_sum = make_clipped_sum(model)
         # The variables are shared by all clients of the process; one runs at a time.
         self._lock = threading.Lock()
         self._records = Records()
-        self._compiled: Callable[..., tf.Tensor] | None = None
-        self._run = tf.function(
-            self._steps,
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec([sum(self._sizes)], tf.float32),
-                tf.TensorSpec([None, definition.num_features], tf.float32),
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None], tf.float32),
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None, sum(self._sizes)], tf.float32),
-                tf.TensorSpec([3], tf.float32),
-            ],
-        )
+        self._compiled: dict[int, Callable[..., tf.Tensor]] = {}
+        self._signature = [
+            tf.TensorSpec([sum(self._sizes)], tf.float32),
+            tf.TensorSpec([None, definition.num_features], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None, sum(self._sizes)], tf.float32),
+            tf.TensorSpec([3], tf.float32),
+        ]
 
     def noisy_sums(self, task: LocalTask) -> Vector:
         """Returns the accumulated noisy clipped sums; see `Kernel`."""
         offsets = np.cumsum([0, *(len(batch) for batch in task.batches)]).astype(np.int32)
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
         with self._lock:
-            if self._compiled is None:
-                # To call this and not `_run` spares the check of every argument, 0.4 ms.
-                self._compiled = self._run.get_concrete_function()
+            run = self._compiled_for(task.max_records)
             features, labels, weights, rows = self._records.of(task)
-            total = self._compiled(
+            total = run(
                 lend(task.weights),
                 features,
                 tf.constant(labels),
@@ -72,8 +68,18 @@ class CompiledKernel:
             )
         return np.asarray(total.numpy(), dtype=np.float32)
 
+    def _compiled_for(self, max_records: int) -> Callable[..., tf.Tensor]:
+        if max_records not in self._compiled:
+            steps = partial(self._steps, max_records, self._make_clipped_sum(max_records))
+            run: Any = tf.function(steps, autograph=False, input_signature=self._signature)
+            # To call this and not `run` spares the check of every argument, 0.4 ms.
+            self._compiled[max_records] = run.get_concrete_function()
+        return self._compiled[max_records]
+
     def _steps(
         self,
+        max_records: int,
+        clipped_sum: ClippedSum,
         weights: tf.Tensor,
         features: tf.Tensor,
         labels: tf.Tensor,
@@ -88,11 +94,9 @@ class CompiledKernel:
         def body(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             self._assign(weights - step_size * total)
             batch = rows[offsets[step] : offsets[step + 1]]
-            clipped = self._clipped_sum(
-                tf.gather(features, batch),
-                tf.gather(labels, batch),
-                tf.gather(example_weights, batch),
-                clipping_norm,
+            chosen, kept_weights = _weighed(batch, example_weights, max_records)
+            clipped = clipped_sum(
+                tf.gather(features, chosen), tf.gather(labels, chosen), kept_weights, clipping_norm
             )
             return step + 1, tf.add_n([kept * total, clipped, noise[step]])
 
@@ -107,3 +111,12 @@ class CompiledKernel:
         parts = tf.split(weights, self._sizes)
         for variable, part in zip(self._variables, parts, strict=True):
             variable.assign(tf.reshape(part, variable.shape))
+
+
+def _weighed(batch: tf.Tensor, example_weights: tf.Tensor, max_records: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the rows of a batch and their weights: -1 - r is row r without weight."""
+    if max_records == 1:
+        return batch, tf.gather(example_weights, batch)
+    absent = batch < 0
+    rows = tf.where(absent, -1 - batch, batch)
+    return rows, tf.where(absent, 0.0, tf.gather(example_weights, rows))

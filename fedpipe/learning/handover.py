@@ -39,7 +39,7 @@ class Records:
         if weights is None:
             weights = np.ones(len(labels), np.float32)
         if isinstance(features, csr_matrix):
-            drawn, rows = _distinct(rows, num_batches=len(task.batches))
+            drawn, rows = _drawn(rows, task)
             return lend(self._dense(features, drawn)), labels[drawn], weights[drawn], rows
         return lend(features), labels, weights, rows
 
@@ -56,9 +56,10 @@ class Records:
         return np.asarray(chosen.toarray(out=room.reshape(shape)))
 
 
-def _distinct(rows: NDArray[np.int32], *, num_batches: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Returns the distinct rows, and where each of `rows` is among them."""
-    if num_batches == 1:
+def _drawn(rows: NDArray[np.int32], task: LocalTask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Returns the distinct rows, and where each of `rows` is among them; one without weight stays so."""
+    if len(task.batches) == task.max_records == 1:
         return rows, np.arange(len(rows), dtype=np.int32)
-    drawn, places = np.unique(rows, return_inverse=True)
-    return drawn, places.astype(np.int32)
+    absent = rows < 0
+    drawn, places = np.unique(np.where(absent, -1 - rows, rows), return_inverse=True)
+    return drawn, np.where(absent, -1 - places, places).astype(np.int32)

@@ -33,6 +33,9 @@ class LocalTask:
       proximal_mu: FedProx's pull back to the round's starting point (Li et al. 2020, arXiv:1812.06127),
         per unit of noisy *sum*: the paper's mu, which goes with mean gradients, times the expected
         batch size.
+      max_records: how many consecutive entries of a batch are one unit: their gradients add up before
+        they are clipped. With more than 1, an entry -1 - r stands for record r without weight: a unit of
+        fewer records is padded with its own, whose values decide for no other unit.
 
     Raises:
       PrivacyError: if a step would go without its noise or without a usable bound.
@@ -48,6 +51,7 @@ class LocalTask:
     local_step_size: float
     example_weights: NDArray[np.float32] | None = None
     proximal_mu: float = 0.0
+    max_records: int = 1
 
     def __post_init__(self) -> None:
         expected = (len(self.batches), len(self.weights))
@@ -58,6 +62,10 @@ class LocalTask:
         if self.clipping_norm is not None and not 0 < self.clipping_norm < math.inf:
             raise PrivacyError(
                 f"Expected a finite clipping_norm={self.clipping_norm} > 0; None does not clip."
+            )
+        if self.max_records < 1 or any(len(batch) % self.max_records for batch in self.batches):
+            raise PrivacyError(
+                f"Expected batches of units with max_records={self.max_records} entries each, found others."
             )
         _check_example_weights(self.example_weights, len(self.labels))
         if not 0 <= self.proximal_mu * self.local_step_size <= 1:

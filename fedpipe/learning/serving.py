@@ -16,10 +16,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import NUMBER_LENGTH, NUMBER_PATTERN
-from fedpipe.data.hashing import HASH_KEY
-from fedpipe.data.media import BETWEEN_WORDS, base64_length
-from fedpipe.data.schema import normalize_text
 from fedpipe.data.transform import (
     Feature,
     HashedFeature,
@@ -30,6 +26,9 @@ from fedpipe.data.transform import (
     VectorFeature,
     VocabularyFeature,
 )
+from fedpipe.encoding.hashing import HASH_KEY
+from fedpipe.encoding.media import BETWEEN_WORDS, base64_length
+from fedpipe.encoding.text import NUMBER_LENGTH, NUMBER_PATTERN, normalize_text
 from fedpipe.errors import WorkspaceError
 from fedpipe.learning.architectures import build_model, probabilities
 from fedpipe.learning.definition import ModelDefinition

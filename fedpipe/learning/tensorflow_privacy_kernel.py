@@ -1,4 +1,4 @@
-"""Clipping by TensorFlow Privacy, one example at a time, mapped over chunks.
+"""Clipping by TensorFlow Privacy, one unit (a record, or a user's records) at a time, mapped over chunks.
 
 Abadi et al. 2016 (arXiv:1607.00133). TensorFlow Privacy's Keras optimizers retrace per model
 and cost tens of times plain training; its `GaussianSumQuery` alone, mapped over examples inside
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
-from fedpipe.learning.chunks import ClippedSum, in_chunks
+from fedpipe.learning.chunks import CHUNK, ClippedSum, MakeClippedSum, in_chunks
 from fedpipe.learning.compiled_kernel import CompiledKernel
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.losses import per_example_loss
@@ -27,28 +28,33 @@ def tensorflow_privacy_kernel(definition: ModelDefinition) -> CompiledKernel:
     return CompiledKernel(definition, make_clipped_sum)
 
 
-def make_clipped_sum(model: tf.keras.Model) -> ClippedSum:
-    """Returns a function that clips each example's gradient alone and adds them up.
+def make_clipped_sum(model: tf.keras.Model) -> MakeClippedSum:
+    """Returns what makes functions that clip the gradient of each unit alone and add them up.
 
     Some operations cannot be mapped over examples (convolutions in groups, in TensorFlow 2.14):
     then one follows the other, slowly.
     """
     num_parameters = sum(variable.shape.num_elements() for variable in model.trainable_variables)
-    mapped = _clipped_sum(model, tf.vectorized_map)
-    chosen = mapped if is_right(mapped, model) else _clipped_sum(model, _one_by_one)
-    return in_chunks(chosen, num_parameters)
+    mapped = is_right(_clipped_sum(model, tf.vectorized_map, 1), model)
+    chosen = partial(_clipped_sum, model, tf.vectorized_map if mapped else _one_by_one)
+
+    def make(max_records: int) -> ClippedSum:
+        size = max(CHUNK // max_records, 1) * max_records
+        return in_chunks(chosen(max_records), num_parameters, size=size)
+
+    return make
 
 
-def _clipped_sum(model: tf.keras.Model, map_examples: Callable[..., tf.Tensor]) -> ClippedSum:
+def _clipped_sum(model: tf.keras.Model, map_units: Callable[..., tf.Tensor], max_records: int) -> ClippedSum:
     variables = model.trainable_variables
     query = GaussianSumQuery(l2_norm_clip=1.0, stddev=0.0)
 
     def clipped_gradient(
-        features: tf.Tensor, label: tf.Tensor, weight: tf.Tensor, clipping_norm: tf.Tensor
+        features: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, clipping_norm: tf.Tensor
     ) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            loss = weight * per_example_loss(label[tf.newaxis], model(features[tf.newaxis]))[0]
+            loss = tf.reduce_sum(weights * per_example_loss(labels, model(features)))
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], axis=0)
         # The norm, not each entry: an overflowing norm would clip to zero or to NaN.
@@ -59,14 +65,19 @@ def _clipped_sum(model: tf.keras.Model, map_examples: Callable[..., tf.Tensor]) 
     def clipped_sum(
         features: tf.Tensor, labels: tf.Tensor, example_weights: tf.Tensor, clipping_norm: tf.Tensor
     ) -> tf.Tensor:
-        gradients = map_examples(
-            lambda example: clipped_gradient(example[0], example[1], example[2], clipping_norm),
-            (features, labels, example_weights),
+        width = features.shape[1]
+        gradients = map_units(
+            lambda unit: clipped_gradient(unit[0], unit[1], unit[2], clipping_norm),
+            (
+                tf.reshape(features, [-1, max_records, width]),
+                tf.reshape(labels, [-1, max_records]),
+                tf.reshape(example_weights, [-1, max_records]),
+            ),
         )
         return tf.reduce_sum(gradients, axis=0)
 
     return clipped_sum
 
 
-def _one_by_one(function: Callable[..., tf.Tensor], examples: tuple[tf.Tensor, ...]) -> tf.Tensor:
-    return tf.map_fn(function, examples, fn_output_signature=tf.float32)
+def _one_by_one(function: Callable[..., tf.Tensor], units: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    return tf.map_fn(function, units, fn_output_signature=tf.float32)

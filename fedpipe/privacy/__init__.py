@@ -6,6 +6,7 @@ from fedpipe.privacy.events import DiscreteGaussianDpEvent, event_from_json, eve
 from fedpipe.privacy.mechanisms import DpSgd, NoisyHistograms
 from fedpipe.privacy.plan import PrivacyPlan, Query
 from fedpipe.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
+from fedpipe.privacy.units import UserUnit
 
 __all__ = [
     "Demand",
@@ -18,6 +19,7 @@ __all__ = [
     "SecureRandomness",
     "SeededRandomness",
     "Shares",
+    "UserUnit",
     "accountant_name",
     "calibrate",
     "epsilon",

@@ -22,11 +22,13 @@ from fedpipe.privacy.accounting import (
 from fedpipe.privacy.mechanisms import DpSgd, NoisyHistograms
 from fedpipe.privacy.plan import PrivacyPlan, Query, Split, planned_events
 from fedpipe.privacy.randomness import Kind
+from fedpipe.privacy.units import UserUnit
 
 MAX_EPSILON = 1000.0
 MIN_NOISE = 0.05
 MAX_NOISE = 1e7
 TOLERANCE = 5e-4  # of the noise's logarithm
+USERS_SHARE = 0.1  # of what label counts cost: each user counts once, so little noise is needed
 
 
 class Shares(BaseModel):
@@ -73,6 +75,12 @@ class Demand(BaseModel):
     num_rounds: int = Field(ge=1)
     local_steps: int = Field(ge=1)
     keyed: bool
+    user: UserUnit | None = None
+
+    @property
+    def max_records(self) -> int:
+        """How many records of a unit a release reads at most."""
+        return self.user.max_records if self.user else 1
 
 
 def calibrate(
@@ -104,6 +112,8 @@ def calibrate(
         queries |= _calibrated_evaluation(demand, queries, held_out, shares, epsilon_target, delta)
     return PrivacyPlan(
         private=True,
+        unit="user" if demand.user else "record",
+        user=demand.user,
         epsilon=epsilon_target,
         delta=delta,
         keyed=demand.keyed,
@@ -130,25 +140,30 @@ def _count_queries(
     demand: Demand, mu_squared: float, shares: Shares, both: tuple[Split, ...], train: tuple[Split, ...]
 ) -> dict[str, Query]:
     # Labels weigh as much as all columns together: they also give the sizes that sums are divided by.
-    half = shares.statistics * mu_squared / 2
+    half, k = shares.statistics * mu_squared / 2, demand.max_records
+    of_users = USERS_SHARE * half if demand.user else 0.0
     queries = {
-        "labels": _query("statistics", both, demand.label_histograms, half),
-        "columns": _query("statistics", both, demand.column_histograms, half),
+        "labels": _query("statistics", both, demand.label_histograms, half - of_users, k),
+        "columns": _query("statistics", both, demand.column_histograms, half, k),
     }
+    if demand.user:
+        queries["users"] = _query("statistics", both, 1, of_users, 1)
     if demand.feature_histograms:
         queries["features"] = _query(
-            "preprocess", train, demand.feature_histograms, shares.preprocess * mu_squared
+            "preprocess", train, demand.feature_histograms, shares.preprocess * mu_squared, k
         )
     return queries
 
 
-def _query(step: str, splits: tuple[Split, ...], num_histograms: int, mu_squared: float) -> Query:
-    stddev = math.sqrt(num_histograms / mu_squared)
-    return Query(
-        step=step,
-        splits=splits,
-        mechanism=NoisyHistograms(noise_stddev=stddev, num_histograms=num_histograms),
+def _query(
+    step: str, splits: tuple[Split, ...], num_histograms: int, mu_squared: float, max_records: int
+) -> Query:
+    mechanism = NoisyHistograms(
+        noise_stddev=max_records * math.sqrt(num_histograms / mu_squared),
+        num_histograms=num_histograms,
+        max_records=max_records,
     )
+    return Query(step=step, splits=splits, mechanism=mechanism)
 
 
 def _calibrated_training(demand: Demand, spent: list[DpEvent], epsilon_target: float, delta: float) -> DpSgd:
@@ -200,10 +215,10 @@ def _evaluation_queries(
     demand: Demand, splits: tuple[Split, ...], shares: Shares, mu_squared: float
 ) -> dict[str, Query]:
     """Returns the evaluation's queries, which together cost about `mu_squared`."""
-    part = shares.slices if demand.slice_histograms else 0.0
-    queries = {"evaluation": _query("analyze", splits, demand.score_histograms, (1 - part) * mu_squared)}
+    part, k = shares.slices if demand.slice_histograms else 0.0, demand.max_records
+    queries = {"evaluation": _query("analyze", splits, demand.score_histograms, (1 - part) * mu_squared, k)}
     if demand.slice_histograms:
-        queries["slices"] = _query("analyze", splits, demand.slice_histograms, part * mu_squared)
+        queries["slices"] = _query("analyze", splits, demand.slice_histograms, part * mu_squared, k)
     return queries
 
 

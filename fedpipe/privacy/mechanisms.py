@@ -1,7 +1,7 @@
 """The two mechanisms that touch records. Each owns its noise *and* its cost.
 
-Both protect one record (unit) against its addition or removal (neighbours). All fields are
-public constants: no field may be computed from a client's data.
+Both protect one unit, a record or a user, against its addition or removal (neighbours). All fields
+are public constants: no field may be computed from a client's data.
 """
 
 from __future__ import annotations
@@ -29,6 +29,21 @@ class NoisyHistograms(BaseModel):
     Sensitivity: a record adds one to at most one cell of each histogram, so adding or removing
     it changes at most `num_histograms` cells by one each; the noise of the cells is
     independent, so the cost is that many discrete Gaussians of sensitivity 1.
+
+    A user of k = `max_records` records moves a histogram by k at worst, all in one cell. Number
+    every user's records, and let one histogram hold all first records, another all second ones, and
+    so on: k histograms that a user moves by one each. Released with discrete Gaussian noise of
+    variance noise_stddev^2 / k in each cell they cost k discrete Gaussians of sensitivity 1, and
+    their sum, which alone leaves, is a function of them. So the cost is exact composition whatever
+    cells the k records fall into, and as large as that of Gaussian noise of `noise_stddev` at
+    sensitivity k. (One draw of discrete Gaussian noise is as good by Renyi divergence: Canonne, Kamath,
+    Steinke 2020, arXiv:2004.00010. But exact accounting would need that one cell is the worst place
+    for all k records, and no theorem that we know of says so.)
+
+    Attributes:
+      noise_stddev: of the noise in each cell that leaves.
+      num_histograms: that one release holds at most.
+      max_records: of a unit, that the release counts at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,11 +51,17 @@ class NoisyHistograms(BaseModel):
     kind: Literal["noisy_histograms"] = "noisy_histograms"
     noise_stddev: float = Field(gt=0, allow_inf_nan=False)
     num_histograms: int = Field(ge=1)
+    max_records: int = Field(default=1, ge=1)
 
     @property
     def event(self) -> DpEvent:
         """What one release costs."""
-        return dp_event.SelfComposedDpEvent(DiscreteGaussianDpEvent(self.noise_stddev), self.num_histograms)
+        draw = DiscreteGaussianDpEvent(self._draw_stddev)
+        return dp_event.SelfComposedDpEvent(draw, self.num_histograms * self.max_records)
+
+    @property
+    def _draw_stddev(self) -> float:
+        return self.noise_stddev / math.sqrt(self.max_records)
 
     @property
     def num_releases(self) -> int:
@@ -54,7 +75,7 @@ class NoisyHistograms(BaseModel):
 
         Args:
           arrays: exact counts that together hold `num_histograms` histograms, in each of which a
-            record counts at most once.
+            record counts at most once, of at most `max_records` records of a unit.
           randomness: the client's own generator.
           num_histograms: checked against the number that the cost is for.
 
@@ -67,7 +88,9 @@ class NoisyHistograms(BaseModel):
             raise PrivacyError(
                 f"Expected at most {self.num_histograms} histograms as planned, found {num_histograms}."
             )
-        noise = randomness.discrete_gaussian(self.noise_stddev, sum(array.size for array in arrays.values()))
+        size = sum(array.size for array in arrays.values())
+        draws = randomness.discrete_gaussian(self._draw_stddev, self.max_records * size)
+        noise = draws.reshape(self.max_records, size).sum(axis=0)
         ends = np.cumsum([array.size for array in arrays.values()], dtype=np.int64)
         return {
             name: array.astype(np.int64) + noise[end - array.size : end].reshape(array.shape)
@@ -76,13 +99,14 @@ class NoisyHistograms(BaseModel):
 
 
 class DpSgd(BaseModel):
-    """Poisson-sampled sums of clipped per-example gradients with Gaussian noise.
+    """Poisson-sampled sums of clipped gradients with Gaussian noise.
 
     Abadi et al. 2016 (arXiv:1607.00133). Each of the `local_steps` of a round samples every
-    record independently with `sampling_probability`, clips each gradient to `clipping_norm`
+    unit independently with `sampling_probability`, clips its gradient to `clipping_norm`
     (L2) and adds normal noise of standard deviation `noise_multiplier * clipping_norm` to every
-    coordinate of the *sum*. An empty batch still releases noise. Sums are float32: the analysis
-    is that of real numbers.
+    coordinate of the *sum*. A unit is a record, or a user: her gradient is the sum over her records
+    (McMahan, Ramage, Talwar, Zhang 2018, arXiv:1710.06963). An empty batch still releases noise.
+    Sums are float32: the analysis is that of real numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,9 +132,9 @@ class DpSgd(BaseModel):
         return self.num_rounds
 
     def sample(
-        self, num_records: int, randomness: Randomness, acceptance: NDArray[np.float32] | None = None
+        self, num_units: int, randomness: Randomness, acceptance: NDArray[np.float32] | None = None
     ) -> list[NDArray[np.int32]]:
-        """Returns one Poisson batch of row numbers for each local step.
+        """Returns one Poisson batch of the numbers of units for each local step.
 
         With `acceptance` a, a record is drawn with probability `sampling_probability` * a. The cost at
         `sampling_probability` still covers it: drawing at q a is drawing at q, and then dropping the
@@ -121,17 +145,15 @@ class DpSgd(BaseModel):
         Renyi divergences quasi-convex (van Erven, Harremoes 2014, arXiv:1206.2459, Theorem 13).
 
         Args:
-          num_records: the number of records to draw from.
+          num_units: the number of records, or users, to draw from.
           randomness: the client's own generator.
-          acceptance: float32 (num_records,) in [0, 1]; each is a function of public values and of that
-            record alone.
+          acceptance: float32 (num_units,) in [0, 1]; each is a function of public values and of that
+            unit alone.
 
         Raises:
           PrivacyError: if a record could be drawn more often than the cost is for.
         """
-        return poisson_batches(
-            self.sampling_probability, self.local_steps, num_records, randomness, acceptance
-        )
+        return poisson_batches(self.sampling_probability, self.local_steps, num_units, randomness, acceptance)
 
     def longest_release(self, num_records: float, num_parameters: int) -> float:
         """Returns an L2 norm that a round's release exceeds with probability below 1e-6.

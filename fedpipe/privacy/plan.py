@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedpipe.errors import PrivacyError, nearest
 from fedpipe.privacy.accounting import epsilon
 from fedpipe.privacy.mechanisms import DpSgd, NoisyHistograms
+from fedpipe.privacy.units import Unit, UserUnit
 
 Mechanism = NoisyHistograms | DpSgd
 Split = Literal["train", "eval", "all"]
@@ -20,6 +21,7 @@ Split = Literal["train", "eval", "all"]
 # that arrives must say the same, or a step would read records that pay for another one, or pay for nothing.
 _PLACES: dict[str, tuple[str, type[NoisyHistograms] | type[DpSgd], tuple[Split, ...]]] = {
     "labels": ("statistics", NoisyHistograms, ("train", "eval")),
+    "users": ("statistics", NoisyHistograms, ("train", "eval")),
     "columns": ("statistics", NoisyHistograms, ("train", "eval")),
     "features": ("preprocess", NoisyHistograms, ("train",)),
     "training": ("train", DpSgd, ("train",)),
@@ -27,6 +29,7 @@ _PLACES: dict[str, tuple[str, type[NoisyHistograms] | type[DpSgd], tuple[Split, 
     "slices": ("analyze", NoisyHistograms, ("eval",)),
 }
 _OPTIONAL = {"slices"}  # a client that has no plan for it refuses to answer it
+_OF_USERS = "users"  # counts users, each of them once; where records are the unit, there is nothing to count
 
 
 class Query(BaseModel):
@@ -52,22 +55,36 @@ def planned_events(mechanism: Mechanism) -> DpEvent:
 class PrivacyPlan(BaseModel):
     """What a run may ask of every client. Calibrated once, then never changed.
 
-    With `keyed` sources the two splits are disjoint blocks, and a record pays only for the
+    With `keyed` sources the two splits are disjoint blocks, and a unit pays only for the
     queries of its own split (parallel composition). Without a key the split of an amended
     record could change, so both splits are one block, `all`, and the costs add up.
+
+    The unit is a record, or, with `user`, all records of a user at a client. A user may have
+    records in several spans, that is in several blocks. Every query bounds what she adds over all
+    spans of the run together, so `epsilon` holds for her as well; over several runs the costs of all
+    her blocks add up.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     private: bool
-    unit: Literal["record"] = "record"
+    unit: Unit = "record"
+    user: UserUnit | None = None
     neighboring_relation: Literal["add_or_remove_one"] = "add_or_remove_one"
     epsilon: float = Field(gt=0, allow_inf_nan=False)
     delta: float = Field(gt=0, lt=1)
     keyed: bool
     randomness: Literal["secure", "seeded"]
     queries: dict[str, Query]
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> PrivacyPlan:
+        if (self.unit == "user") != (self.user is not None):
+            raise PrivacyError("Expected a column of users exactly for the unit user, found otherwise.")
+        if self.user is not None and not self.keyed:
+            raise PrivacyError("Expected users to have splits of their own, found a plan with one for all.")
+        return self
 
     @model_validator(mode="after")
     def _check_queries(self) -> PrivacyPlan:
@@ -77,12 +94,19 @@ class PrivacyPlan(BaseModel):
             return self
         for name, query in self.queries.items():
             _check_query(name, query, self.keyed)
+            _check_bound(name, query.mechanism, self.max_records)
         steps = {query.step for query in self.queries.values()}
-        expected = [name for name, place in _PLACES.items() if place[0] in steps and name not in _OPTIONAL]
+        left_out = _OPTIONAL if self.user else {*_OPTIONAL, _OF_USERS}
+        expected = [name for name, place in _PLACES.items() if place[0] in steps and name not in left_out]
         missing = [name for name in expected if name not in self.queries]
         if missing or not steps:
             raise PrivacyError(f"Expected a plan for every query of its steps, found none for {missing}.")
         return self
+
+    @property
+    def max_records(self) -> int:
+        """How many records of a unit a release reads at most."""
+        return self.user.max_records if self.user else 1
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -98,7 +122,7 @@ class PrivacyPlan(BaseModel):
         }
 
     def events_of(self, split: Split) -> list[DpEvent]:
-        """Returns everything that one record of `split`'s block may pay."""
+        """Returns everything that one unit of `split`'s block may pay."""
         return [query.events for query in self.queries_for(split).values()]
 
     def epsilon_of(self, split: Split) -> float:
@@ -106,7 +130,7 @@ class PrivacyPlan(BaseModel):
         return epsilon(self.events_of(split), self.delta)
 
     def total_epsilon(self) -> float:
-        """Returns the run's epsilon for one record: the largest over its possible blocks."""
+        """Returns the run's epsilon for one unit: the largest over its possible splits."""
         return max(self.epsilon_of(split) for split in self.splits)
 
 
@@ -118,3 +142,13 @@ def _check_query(name: str, query: Query, keyed: bool) -> None:
     found = (query.step, type(query.mechanism).__name__, query.splits)
     if found != expected:
         raise PrivacyError(f"Expected {name} to be step, mechanism and splits {expected}, found {found}.")
+
+
+def _check_bound(name: str, mechanism: Mechanism, max_records: int) -> None:
+    """Raises PrivacyError unless a count's noise is for as many records of a unit as are counted."""
+    expected = 1 if name == _OF_USERS else max_records
+    if isinstance(mechanism, NoisyHistograms) and mechanism.max_records != expected:
+        raise PrivacyError(
+            f"Expected the noise of {name} to be for {expected} records of a unit, found it for "
+            f"{mechanism.max_records}."
+        )

@@ -61,6 +61,7 @@ class BudgetRow:
     used: str
     by_this_run: str
     left: str
+    epsilon_of_user: float | None = None
 
 
 def slice_reports(evidence: RunEvidence, auc: Estimate) -> tuple[SliceReport, ...]:
@@ -84,6 +85,7 @@ def budget_rows(budgets: Sequence[Budget]) -> tuple[BudgetRow, ...]:
             used=percent(min(each.used, 1.0)),
             by_this_run=percent(each.by_this_run) if each.by_this_run else "nothing",
             left=plural(each.runs_left, "run") if each.runs_left else "none",
+            epsilon_of_user=each.epsilon_of_user,
         )
         for each in budgets
     )

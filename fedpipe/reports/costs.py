@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dp_accounting.dp_event import DpEvent
 
 from fedpipe.ledger.certificate import BlockCost, Certificate
-from fedpipe.privacy import DpSgd, NoisyHistograms, event_from_json
+from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, event_from_json
 from fedpipe.privacy.accounting import ORDERS, epsilon_at, renyi_divergence, renyi_to_epsilon
 from fedpipe.reports.wording import listing, percent, plural
 
@@ -22,6 +22,7 @@ _INTERVAL = 1e-3  # coarse, since a bound at any; the result is shown in whole p
 _SPLITS = {"train": "Training records", "eval": "Held-out records", "all": "All records"}
 _QUERIES = {
     "labels": "label counts",
+    "users": "counts of users",
     "columns": "column health",
     "features": "feature counts",
     "training": "model updates",
@@ -113,6 +114,20 @@ def dropout_words(certificate: Certificate) -> str:
     return f"{listing(missed)}. What they had planned to release is counted all the same."
 
 
+def vouching_words(certificate: Certificate) -> str:
+    """Returns which clients signed what they accepted."""
+    clients = {each.client for each in certificate.commitments}
+    vouching = {each.statement.client for each in certificate.attestations}
+    if not vouching:
+        return "nobody: no client signed what it accepted"
+    silent = sorted(clients - vouching)
+    rest = f"; not by {listing(silent)}" if silent else ""
+    return (
+        f"{len(vouching)} of {plural(len(clients), 'client')}, each with a signature of its own on plan, "
+        f"records and code{rest}"
+    )
+
+
 def _block_report(block: BlockCost, certificate: Certificate) -> BlockReport:
     delta = certificate.plan.delta
     events = [event_from_json(query.event) for query in block.queries]
@@ -120,7 +135,7 @@ def _block_report(block: BlockCost, certificate: Certificate) -> BlockReport:
     total = _divergence(events, order)
     shares = [_share(renyi_divergence(event, order), total) for event in events]
     queries = tuple(
-        _query_cost(query.step, query.query, certificate.plan.queries[query.query].mechanism, share)
+        _query_cost(query.step, query.query, certificate.plan, share)
         for query, share in zip(block.queries, shares, strict=True)
     )
     return BlockReport(
@@ -152,23 +167,28 @@ def _step_shares(queries: Sequence[QueryCost]) -> tuple[StepShare, ...]:
     return tuple(shares)
 
 
-def _query_cost(step: str, query: str, mechanism: NoisyHistograms | DpSgd, share: float) -> QueryCost:
-    words, releases, noise = _dp_sgd(mechanism) if isinstance(mechanism, DpSgd) else _histograms(mechanism)
+def _query_cost(step: str, query: str, plan: PrivacyPlan, share: float) -> QueryCost:
+    mechanism = plan.queries[query].mechanism
+    words, releases, noise = (
+        _dp_sgd(mechanism, plan) if isinstance(mechanism, DpSgd) else _histograms(mechanism, plan)
+    )
     name = _QUERIES.get(query, query)
     return QueryCost(step=step, query=name, mechanism=words, releases=releases, noise=noise, share=share)
 
 
-def _histograms(mechanism: NoisyHistograms) -> tuple[str, str, str]:
+def _histograms(mechanism: NoisyHistograms, plan: PrivacyPlan) -> tuple[str, str, str]:
     several = mechanism.num_histograms > 1
     where = f"each of {mechanism.num_histograms} histograms" if several else "one histogram"
-    words = f"Counts with discrete Gaussian noise; a record adds at most one to one cell of {where}."
+    most = "one to one cell" if mechanism.max_records == 1 else f"{mechanism.max_records} to the cells"
+    words = f"Counts with discrete Gaussian noise; a {plan.unit} adds at most {most} of {where}."
     return words, str(mechanism.num_releases), f"standard deviation {mechanism.noise_stddev:.3g} in each cell"
 
 
-def _dp_sgd(mechanism: DpSgd) -> tuple[str, str, str]:
+def _dp_sgd(mechanism: DpSgd, plan: PrivacyPlan) -> tuple[str, str, str]:
+    whose = "the summed gradient of its records" if plan.user else "its gradient"
     words = (
-        f"DP-SGD: draws every record with probability {percent(mechanism.sampling_probability)}, clips its "
-        f"gradient to L2 norm {mechanism.clipping_norm:g} and adds Gaussian noise to the sum."
+        f"DP-SGD: draws every {plan.unit} with probability {percent(mechanism.sampling_probability)}, clips "
+        f"{whose} to L2 norm {mechanism.clipping_norm:g} and adds Gaussian noise to the sum."
     )
     steps = f" of {plural(mechanism.local_steps, 'local step')}" if mechanism.local_steps > 1 else ""
     noise = f"multiplier {mechanism.noise_multiplier:.3g} (times the clipping norm in each coordinate)"

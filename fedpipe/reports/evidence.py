@@ -84,6 +84,8 @@ class Budget:
       used: share of the budget that runs hold, this one included.
       by_this_run: share of the budget that this run claimed; 0 if it asked nobody.
       runs_left: further runs like this one that it affords.
+      epsilon_of_user: what the budgets of all spans of the run allow together, at `delta`, where the unit is
+        a user, who may have records in each of them; None where it is a record.
     """
 
     split: str
@@ -92,6 +94,7 @@ class Budget:
     used: float
     by_this_run: float
     runs_left: int
+    epsilon_of_user: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

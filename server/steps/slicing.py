@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fedpipe.data import CategoricalColumn, Schema, Transform
-from fedpipe.data.schema import normalize_text
 from fedpipe.data.transform import HashedFeature, VocabularyFeature
+from fedpipe.encoding.text import normalize_text
 from fedpipe.federation import Reply
 from fedpipe.federation.messages import array_of, sum_arrays
 from fedpipe.learning.score_histograms import BINARY, CONFUSION, ScoreBins

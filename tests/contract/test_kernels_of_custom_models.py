@@ -276,7 +276,7 @@ def assert_close(found: Vector, expected: NDArray[np.float64]) -> None:
 def test_rules_are_used_where_they_hold_and_only_there(body: str) -> None:
     definition = define(body)
     model = build_model(definition)
-    by_rules = has_rules(model) and is_right(clipped_sum_by_rules(model), model)
+    by_rules = has_rules(model) and is_right(clipped_sum_by_rules(model)(1), model)
     # A time-distributed dense layer is found within its wrapper, and its positions are no examples.
     assert by_rules == (BODIES[body] in BY_RULES)
 

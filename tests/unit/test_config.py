@@ -278,3 +278,50 @@ def test_errors_name_settings_as_the_file_does(small: Path) -> None:
     found = message(small, "data_schema=5")
     assert "known setting, found 'data_schema'" in found
     assert "schema" in found.partition("Valid names")[2] or "Did you mean schema" in found
+
+
+USERS = """
+name: small
+schema:
+  label: {name: ill, classes: {"no": [n], "yes": [y]}}
+  user: patient
+  columns: {age: {type: numeric, minimum: 0, maximum: 100}}
+privacy: {unit: {column: patient, max_records: 3}}
+"""
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    path = tmp_path / "users.yaml"
+    path.write_text(USERS)
+    return path
+
+
+def test_the_unit_is_a_record_unless_a_column_of_users_is_named(users: Path) -> None:
+    config = load_config(str(users))
+    assert config.user_unit is not None
+    assert (config.user_unit.column, config.user_unit.max_records) == ("patient", 3)
+    assert load_config(str(users), ["privacy.unit=record"]).user_unit is None
+    assert parse_config(config.model_dump(mode="json", by_alias=True), source="stored") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("privacy.unit.max_records=0", "privacy.unit.max_records to be greater than or equal to 1, found 0"),
+        ("privacy.unit.column=nobody", "schema.user to name the column of users, 'nobody'"),
+        ("schema.user=null", "found no schema.user: set it"),
+        ("privacy.unit={column: patient}", "a setting 'privacy.unit.max_records'"),
+        ("privacy.unit=user", "privacy.unit to be 'record', found 'user'"),
+        ("privacy.unit=3", "privacy.unit to be a group of settings, found 3"),
+        ("privacy.unit.most=3", "a known setting, found 'privacy.unit.most'"),
+        ("schema.user=age", "'age' in one role"),
+    ],
+)
+def test_a_unit_that_does_not_fit_is_one_line_that_says_what_to_do(
+    users: Path, override: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(users), [override])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -47,6 +47,12 @@ def _metadata_error() -> Exception:
     return InternalError("database is locked\nmore")
 
 
+def test_a_refusal_keeps_the_lines_of_its_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(BudgetError("Requested: 2.\nWays out:\n\n  1. --set a=b\n"), capsys)
+    assert (code, out) == (3, "")
+    assert err == "fedpipe: Requested: 2.\nWays out:\n  1. --set a=b\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [

@@ -185,6 +185,30 @@ def join(first: Contribution, second: Contribution) -> Contribution:
     return PerExample(lambda: first.per_example() + second.per_example())
 
 
+def of_units(part: Contribution, max_records: int) -> Contribution:
+    """Returns what units contribute, each `max_records` consecutive examples: their gradients add up.
+
+    All cross terms between a unit's examples are in it: its norm is that of the sum.
+    """
+    if max_records == 1:
+        return part
+    match part:
+        case Outer(a=a, d=d):
+            return matrix_over_positions(_by_unit(a, max_records), _by_unit(d, max_records))
+        case Identity(d=d):
+            return Identity(d=tf.reduce_sum(_by_unit(d, max_records), axis=1))
+        case Rows(ids=ids, d=d, num_rows=num_rows):
+            count = max_records * ids.shape[1]
+            ids, d = tf.reshape(ids, [-1, count]), tf.reshape(d, [-1, count, d.shape[2]])
+            return Rows(ids=ids, d=d, num_rows=num_rows)
+    return PerExample(lambda: tf.reduce_sum(_by_unit(part.per_example(), max_records), axis=1))
+
+
+def _by_unit(values: tf.Tensor, max_records: int) -> tf.Tensor:
+    """Returns (n, width) as (units, max_records, width)."""
+    return tf.reshape(values, [-1, max_records, values.shape[1]])
+
+
 def is_lean(part: Contribution) -> bool:
     """Returns whether `part` takes little more memory than the activations do, for any batch."""
     return isinstance(part, (Outer, Identity))

@@ -20,7 +20,7 @@ from fedpipe.data.cells import (
     parse_labels,
     parse_numbers,
 )
-from fedpipe.data.schema import normalize_text
+from fedpipe.encoding.text import normalize_text
 
 
 def series(*cells: str, dtype: Any = str) -> pd.Series[str]:

@@ -8,8 +8,8 @@ import pytest
 
 from fedpipe.data import Schema
 from fedpipe.data.embeddings import SIZE, cache_path, embed_texts
-from fedpipe.data.media import parse_vectors
 from fedpipe.data.readers import read_table
+from fedpipe.encoding.media import parse_vectors
 from fedpipe.errors import DataError
 
 SCHEMA = {

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedpipe.data import NumericColumn, PreprocessSettings, Schema, Transform
-from fedpipe.data.hashing import hash_bucket
 from fedpipe.data.profile import feature_counts, fit_transform, profiled_columns
 from fedpipe.data.transform import HashedFeature, NumericFeature, VocabularyFeature
+from fedpipe.encoding.hashing import hash_bucket
 from fedpipe.errors import DataError
 
 Build = Callable[..., Schema]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedpipe.data import CategoricalColumn, Label, NumericColumn, Schema
-from fedpipe.data.schema import normalize_name, normalize_text
+from fedpipe.encoding.text import normalize_name, normalize_text
 
 Build = Callable[..., Schema]
 

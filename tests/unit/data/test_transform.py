@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from fedpipe.data import Transform
-from fedpipe.data.hashing import hash_bucket
 from fedpipe.data.transform import HashedFeature, NumericFeature, VocabularyFeature
+from fedpipe.encoding.hashing import hash_bucket
 from fedpipe.errors import DataError
 
 FrameBuild = Callable[..., pd.DataFrame]

@@ -79,7 +79,7 @@ def test_builder_that_fails_on_plain_inputs_is_refused(monkeypatch: pytest.Monke
 
 def test_right_sum_is_right() -> None:
     model = build(APART["nothing"])
-    assert is_right(clipped_sum_by_rules(model), model)
+    assert is_right(clipped_sum_by_rules(model)(1), model)
 
 
 def scaled(factor: float) -> Callable[[ClippedSum], ClippedSum]:
@@ -106,7 +106,7 @@ def without_the_last(right: ClippedSum) -> ClippedSum:
 )
 def test_wrong_sum_is_found(break_it: Callable[[ClippedSum], ClippedSum]) -> None:
     model = build(APART["nothing"])
-    assert not is_right(break_it(clipped_sum_by_rules(model)), model)
+    assert not is_right(break_it(clipped_sum_by_rules(model)(1)), model)
 
 
 def test_probes_are_valid_measurements_flags_and_row_numbers() -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fedpipe.data import Transform
 from fedpipe.data.cells import parse_numbers
-from fedpipe.data.hashing import HASH_KEY, hash_bucket, hash_buckets
 from fedpipe.data.transform import HashedFeature, NumericFeature, VocabularyFeature
+from fedpipe.encoding.hashing import HASH_KEY, hash_bucket, hash_buckets
 from fedpipe.errors import WorkspaceError
 from fedpipe.learning import ModelDefinition, ModelSettings
 from fedpipe.learning.architectures import predict

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedpipe.data import Transform
-from fedpipe.data.media import encode_image, split_words
 from fedpipe.data.transform import Feature, ImageFeature, TextFeature, VectorFeature
+from fedpipe.encoding.media import encode_image, split_words
 from fedpipe.learning import ModelDefinition, ModelSettings
 from fedpipe.learning.serving import export_model
 from fedpipe.learning.tensorflow_runtime import tf

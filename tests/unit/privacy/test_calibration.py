@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from fedpipe.errors import PrivacyError
-from fedpipe.privacy import Demand, DpSgd, NoisyHistograms, PrivacyPlan, Shares, calibrate
+from fedpipe.privacy import Demand, DpSgd, NoisyHistograms, PrivacyPlan, Shares, UserUnit, calibrate
 from fedpipe.privacy.calibration import gaussian_mu
 
 DELTA = 1e-5
@@ -164,3 +164,32 @@ def test_a_demand_out_of_range_is_refused(change: dict[str, float]) -> None:
 def test_gaussian_mu_by_hand() -> None:
     # Balle and Wang 2018: epsilon 1 at delta 1e-5 needs sigma 3.7306.
     assert gaussian_mu(1.0, 1e-5) == pytest.approx(1 / 3.730631634944469, rel=1e-6)
+
+
+@lru_cache
+def plan_for_users(max_records: int) -> PrivacyPlan:
+    wanted = demand().model_copy(update={"user": UserUnit(column="patient", max_records=max_records)})
+    return calibrate(wanted, epsilon_target=2.0, delta=DELTA, shares=SHARES, randomness="secure")
+
+
+@pytest.mark.parametrize("max_records", [1, 4])
+def test_users_are_promised_the_same_for_more_noise(max_records: int) -> None:
+    found = plan_for_users(max_records)
+    assert (found.unit, found.max_records) == ("user", max_records)
+    for split in found.splits:
+        assert 0.98 * 2.0 < found.epsilon_of(split) <= 2.0
+    counts = {
+        name: query.mechanism
+        for name, query in found.queries.items()
+        if isinstance(query.mechanism, NoisyHistograms)
+    }
+    assert {name: each.max_records for name, each in counts.items()} == {
+        name: 1 if name == "users" else max_records for name in counts
+    }
+
+
+def test_counts_of_more_records_have_noise_in_proportion() -> None:
+    """All records of a user in one cell move it by k: the noise is k times as large."""
+    for query in ("labels", "columns", "features"):
+        assert noise(plan_for_users(4), query) == pytest.approx(4 * noise(plan_for_users(1), query))
+    assert noise(plan_for_users(4), "users") == pytest.approx(noise(plan_for_users(1), "users"))

@@ -173,21 +173,18 @@ def test_a_claim_that_no_owner_knows_stays_open(world: World, monkeypatch: pytes
     assert world.clients.finished == ["run-1"]
 
 
-def test_a_refused_budget_names_the_epsilon_that_would_fit(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.planning.largest_epsilon", lambda config, shortfalls: 1.5)
+def test_a_refused_budget_names_settings_that_would_fit(world: World) -> None:
     shortfall = Shortfall(
         block="a/undated/train",
         split="train",
         requested=2,
-        remaining=1,
+        remaining=0.5,
         renyi_order=4,
         epsilon=3,
         delta=1e-5,
     )
     world.failure = BudgetError("Requested: 2, remaining: 1, difference: 1.", [shortfall])
-    with pytest.raises(BudgetError, match=r"difference: 1\..*privacy\.epsilon=1\.5 fits") as caught:
+    with pytest.raises(BudgetError, match=r"difference: 1\.\nWays out: .*\n  1\. --set .*") as caught:
         world.run("run-1")
     assert caught.value.shortfalls == (shortfall,)
 

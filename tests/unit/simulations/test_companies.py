@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedpipe.data.readers import read_raw
-from fedpipe.data.schema import normalize_name
+from fedpipe.encoding.text import normalize_name
 from simulations.population import canonical_company
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "complaints"

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fedpipe.config import load_config
-from fedpipe.data.media import split_words
 from fedpipe.data.profile import feature_counts, fit_transform
 from fedpipe.data.readers import select_columns
-from fedpipe.data.schema import normalize_text
+from fedpipe.encoding.media import split_words
+from fedpipe.encoding.text import normalize_text
 from simulations.complaints import NUM_COMPLAINTS, synthetic_complaints
 
 

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.data.cells import parse_number
-from fedpipe.data.hashing import hash_buckets
+from fedpipe.encoding.hashing import hash_buckets
+from fedpipe.encoding.text import parse_number
 
 # One rule for Python's re and for RE2, after lower-casing ASCII letters.
 BETWEEN_WORDS = r"[^0-9a-z$]+"
+VECTOR_LIMIT = 10.0
 
 _WHITESPACE = re.compile(r"[ \t\n\r\f\v]+")
 _BETWEEN_WORDS = re.compile(BETWEEN_WORDS)
@@ -63,7 +64,7 @@ def parse_vectors(texts: Sequence[str], size: int) -> tuple[NDArray[np.float32],
         if len(parts) == size:
             numbers = np.array([parse_number(part) for part in parts])
             found[row] = not np.isnan(numbers).any()
-            vectors[row] = np.clip(numbers, -10, 10) if found[row] else 0
+            vectors[row] = np.clip(numbers, -VECTOR_LIMIT, VECTOR_LIMIT) if found[row] else 0
     return vectors, found
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpipe.data.hashing import HASH_KEY, hash_bucket, hash_buckets, siphash
+from fedpipe.encoding.hashing import HASH_KEY, hash_bucket, hash_buckets, siphash
 
 
 def test_hash_matches_the_vector_of_the_paper() -> None:

@@ -1,0 +1,1 @@
+"""Predictions on rows that nobody else sees. The client side needs NumPy and httpx, and nothing else."""

@@ -1,0 +1,1 @@
+"""Encrypted prediction, the operator's side: three parties, their coordinator and the front end."""
