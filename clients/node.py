@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from clients.division import Division
 from clients.index import first_spans, index_identity, record_digests
 from clients.policy import NodePolicy
+from clients.sources import read_listing
 from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
+from fedpipe.data.readers import Source
 from fedpipe.data.shard import record_identities
 from fedpipe.data.transform import Inputs
 from fedpipe.data.users import bound_contributions
@@ -143,6 +145,7 @@ class Node:
           BudgetError: the records cannot afford it.
         """
         self.accept(terms)
+        self.policy.check_steps(steps)
         division = self._division(terms)
         with self.open_ledger() as ledger:
             ledger.reserve(
@@ -169,12 +172,13 @@ class Node:
 
         With a key and a date, a record's span is the one that it was first seen in.
         """
-        status = self.source.stat()
-        stamp = f"{status.st_mtime_ns}-{status.st_size}"
+        listing = read_listing(self.source)
         schema = terms.data_schema.model_dump_json()
         index = self._index_path(terms)
         with self._owner_told():
-            return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key, index)
+            return _shard(
+                listing.sources, listing.stamp, schema, terms.eval_fraction, terms.spans, self.key, index
+            )
 
     def _division(self, terms: RunTerms) -> str:
         """Returns how records fall into blocks, by which index among other things."""
@@ -289,7 +293,7 @@ def encode(shard: Shard, transform: Transform) -> Encoded:
 
 @lru_cache(maxsize=MAX_CLIENTS)
 def _shard(
-    path: Path,
+    sources: tuple[Source, ...],
     _stamp: str,
     schema: str,
     eval_fraction: float,
@@ -298,7 +302,7 @@ def _shard(
     index: Path | None,
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
-    shard = open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key)
+    shard = open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key)
     if index is not None:
         records = record_digests(record_identities(shard.frame, parsed), key)
         shard = replace(shard, spans=first_spans(index, records, shard.spans))

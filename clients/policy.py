@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from clients.site_policy import ModelType, Step
 from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
@@ -25,6 +28,13 @@ class NodePolicy(BaseModel):
         ge=1,
         description="Alternatively: a new block affords this many runs like its first (simulations).",
     )
+    allowed_steps: tuple[Step, ...] | None = Field(
+        None, description="Steps that may ask for releases; none: all."
+    )
+    allowed_models: tuple[ModelType, ...] | None = Field(
+        None, description="Architectures that may be trained; none: all."
+    )
+    min_cohort: int = Field(1, ge=1, description="Runs that would go on with fewer clients are refused.")
     allow_not_private: bool = Field(False, description="Whether runs without privacy may read the records.")
     unit: Unit | None = Field(None, description="The unit that private plans must have; None accepts any.")
     seed: int | None = Field(
@@ -33,6 +43,7 @@ class NodePolicy(BaseModel):
 
     def check(self, terms: RunTerms) -> None:
         """Raises LedgerError when `terms` are not allowed."""
+        self._check_site(terms)
         plan = terms.plan
         if not plan.private and not self.allow_not_private:
             raise LedgerError("Expected a private plan, found privacy.enabled=false: refused by policy.")
@@ -53,6 +64,28 @@ class NodePolicy(BaseModel):
             raise LedgerError(
                 f"Expected the plan's users in the schema's column {terms.data_schema.user!r}, found "
                 f"{plan.user.column!r}: records would be told apart in another way."
+            )
+
+    def _check_site(self, terms: RunTerms) -> None:
+        model = terms.model.type
+        if self.allowed_models is not None and model not in self.allowed_models:
+            raise LedgerError(
+                f"Expected a model of type {' or '.join(self.allowed_models)}, found {model}: refused by "
+                "policy."
+            )
+        if terms.training.min_cohort < self.min_cohort:
+            raise LedgerError(
+                f"Expected training.min_cohort={self.min_cohort} or more, found {terms.training.min_cohort}: "
+                "refused by policy."
+            )
+
+    def check_steps(self, steps: Collection[str]) -> None:
+        """Raises LedgerError when one of `steps` may not ask for releases."""
+        refused = [] if self.allowed_steps is None else sorted(set(steps) - set(self.allowed_steps))
+        if refused:
+            raise LedgerError(
+                f"Expected steps among {', '.join(self.allowed_steps or ())}, found {refused[0]}: refused by "
+                "policy."
             )
 
     def block_policy(self, plan: PrivacyPlan) -> BlockPolicy:

@@ -11,7 +11,9 @@ import typer
 
 from fedpipe import __version__
 from fedpipe.cli_budget import app as budget_app
+from fedpipe.cli_client import app as client_app
 from fedpipe.cli_encrypted import app as encrypted_app
+from fedpipe.cli_federation import app as federation_app
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
 from simulations.scenarios.command import app as scenario_app
@@ -35,6 +37,8 @@ app.add_typer(run_app, name="run")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(scenario_app, name="scenario")
+app.add_typer(federation_app, name="federation")
+app.add_typer(client_app, name="client")
 app.add_typer(budget_app, name="budget")
 app.add_typer(encrypted_app, name="encrypted")
 

@@ -35,7 +35,10 @@ def shown_by(progress: Progress) -> Iterator[None]:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Runs the cycle that `run_config` names; whoever started it holds the workspace's lock."""
+    """Runs the cycle that `run_config` names; whoever started it holds the workspace's lock.
+
+    `members` gives the node number of each client, where a federation's keys tell who is who.
+    """
     settings = context.run_config
     request = RunRequest(
         config=parse_config(json.loads(str(settings["config"])), source="the run's configuration"),
@@ -44,6 +47,7 @@ def main(grid: Grid, context: Context) -> None:
         seed=int(settings["seed"]),
         reuse=bool(settings.get("reuse", True)),
     )
+    members = {int(node): name for name, node in json.loads(str(settings.get("members", "{}"))).items()}
     with Ledger(request.workspace.witness_path) as ledger:
-        clients = FlowerClients(grid, witness=Witness(ledger))
+        clients = FlowerClients(grid, witness=Witness(ledger), members=members or None)
         run_cycle(request, clients, progress=_progress.get() or SilentProgress(), clock=utc_now)

@@ -151,7 +151,8 @@ def _report(
     workspace: Workspace, run_id: str, request: SimulationRequest, population: Population, log: Path
 ) -> RunSummary:
     from fedpipe.reports.run_report import render_report
-    from simulations.outcome import REPORT, gather_evidence, read_outcome, summarize
+    from server.outcome import REPORT, read_outcome
+    from simulations.outcome import gather_evidence, summarize
 
     outcome = read_outcome(workspace, run_id, request.parsed())
     summary = summarize(outcome, population, owners_log=log)

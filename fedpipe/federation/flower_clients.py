@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fedpipe.errors import FederationError
@@ -22,6 +22,9 @@ class FlowerClients:
 
     Flower knows nodes by number only; their clients' names are learned from what they answer. A
     node that has not answered yet may be anybody, and is asked whoever is meant.
+
+    Where keys tell who is who, `members` names every node that may take part: no other is asked, and
+    none can answer under the name of another.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class FlowerClients:
         expected: int | None = None,
         witness: Witness | None = None,
         poll_seconds: float = POLL_SECONDS,
+        members: Mapping[int, str] | None = None,
     ) -> None:
         """Asks the nodes of `grid`, once `expected` of them have connected.
 
@@ -42,7 +46,8 @@ class FlowerClients:
         self._grid = grid
         self._poll_seconds = poll_seconds
         self._awaited = 1 if expected is None else max(expected, 1)
-        self._names: dict[int, str] = {}
+        self._members = members
+        self._names: dict[int, str] = dict(members or {})
 
     def ask(
         self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
@@ -81,13 +86,17 @@ class FlowerClients:
 
     def _connected(self, deadline: float) -> list[int]:
         """Returns the nodes that are there, after waiting for those that are awaited."""
-        nodes = sorted(self._grid.get_node_ids())
+        nodes = self._online()
         while len(nodes) < self._awaited and time.monotonic() < deadline:
             time.sleep(self._poll_seconds)
-            nodes = sorted(self._grid.get_node_ids())
+            nodes = self._online()
         # Whoever is still away is asked as soon as it connects; nobody waits for it again.
         self._awaited = 1
         return nodes
+
+    def _online(self) -> list[int]:
+        nodes = sorted(self._grid.get_node_ids())
+        return nodes if self._members is None else [node for node in nodes if node in self._members]
 
     def _may_be_meant(self, node: int, only: Collection[str] | None) -> bool:
         return only is None or node not in self._names or self._names[node] in only
@@ -101,14 +110,20 @@ class FlowerClients:
                 # Whatever answers nothing that is still open came twice, or too late.
                 node = pending.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
-                    answer = message_to_reply(message, self._name(node))
-                    if answer.client != f"node-{node}":
-                        self._names[node] = answer.client
-                    yield answer
+                    yield self._identified(message_to_reply(message, self._name(node)), node)
             if not pending or time.monotonic() > deadline:
                 break
             time.sleep(self._poll_seconds)
         yield from (self._absent(node, "no answer in time") for node in pending.values())
+
+    def _identified(self, answer: Reply | Refusal, node: int) -> Reply | Refusal:
+        """Returns `answer` of `node`, unless it speaks for somebody else."""
+        name = self._name(node)
+        if self._members is not None and answer.client != name:
+            return Refusal(client=name, reason="it answered under another name", kind="FederationError")
+        if answer.client != f"node-{node}":
+            self._names[node] = answer.client
+        return answer
 
     def _absent(self, node: int, reason: str) -> Refusal:
         return Refusal(client=self._name(node), reason=reason, kind=ABSENT)

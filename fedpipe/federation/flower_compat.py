@@ -6,6 +6,7 @@ it loads here; import this module before any other that names flwr.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
@@ -17,26 +18,31 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 
 @contextmanager
-def _hidden(*names: str) -> Iterator[None]:
-    hidden = [name for name in names if name not in sys.modules]
-    for name in hidden:
+def hidden(*names: str) -> Iterator[None]:
+    """Makes modules that are not loaded yet seem to be missing while the block imports others."""
+    absent = [name for name in names if name not in sys.modules]
+    for name in absent:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        for name in hidden:
+        for name in absent:
             if sys.modules.get(name, ...) is None:
                 del sys.modules[name]
 
 
-with _hidden("tensorflow", "ray"):
+with hidden("tensorflow", "ray"):
     import flwr.app
     import flwr.clientapp
     import flwr.serverapp
     from flwr.app import Error, Message
     from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+    from flwr.common.message import make_message
     from flwr.common.serde import message_from_proto, message_to_proto
     from flwr.common.typing import Run
+
+# It tells of every connection and poll.
+logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
 def new_run(run_id: int) -> Any:
@@ -78,5 +84,7 @@ __all__ = [
     "failure_reply",
     "flwr",
     "give_id",
+    "hidden",
+    "make_message",
     "new_run",
 ]

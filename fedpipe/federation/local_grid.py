@@ -24,7 +24,7 @@ class LocalGrid(Grid):
     def __init__(self, node_configs: Sequence[NodeConfig]) -> None:
         self._run = flower_compat.new_run(FLOWER_RUN_ID)
         self._contexts = {
-            number: _new_context(number, node_config=config)
+            number: new_context(number, node_config=config)
             for number, config in enumerate(node_configs, start=1)
         }
 
@@ -70,10 +70,11 @@ def answer_message(client_app: ClientApp, message: Message, context: Context) ->
 
 def run_server_app(server_app: ServerApp, grid: Grid, run_config: NodeConfig) -> None:
     """Runs `server_app` to its end, in the calling thread: what it raises is what the caller sees."""
-    server_app(grid=grid, context=_new_context(0, run_config=run_config))
+    server_app(grid=grid, context=new_context(0, run_config=run_config))
 
 
-def _new_context(node_id: int, *, node_config: NodeConfig = {}, run_config: NodeConfig = {}) -> Context:  # noqa: B006
+def new_context(node_id: int, *, node_config: NodeConfig = {}, run_config: NodeConfig = {}) -> Context:  # noqa: B006
+    """Returns what Flower hands to an app beside a message."""
     return Context(
         run_id=FLOWER_RUN_ID,
         node_id=node_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from clients.node import Node
 from clients.policy import NodePolicy
 from fedpipe.federation import Request
+from fedpipe.federation.enrolment import Invitation
 from fedpipe.federation.terms import RunTerms
 
 STEPS = ("statistics", "preprocess", "train", "analyze")
@@ -57,5 +59,22 @@ def survey() -> Callable[..., Request]:
 
     def make(terms: RunTerms, run_id: str = "run-1") -> Request:
         return Request(run_id=run_id, step="ingest", values={"terms": terms.model_dump(mode="json")})
+
+    return make
+
+
+@pytest.fixture
+def make_invitation() -> Callable[..., Invitation]:
+    """Returns an invitation of an operator."""
+
+    def make(federation: str = "demo") -> Invitation:
+        return Invitation(
+            federation=federation,
+            client="first-bank",
+            address="fed.example.org:9092",
+            ca_certificate="CERTIFICATE",
+            code="a-code-of-enough-letters",
+            expires_at=dt.datetime(2026, 5, 4, tzinfo=dt.timezone.utc),
+        )
 
     return make

@@ -91,3 +91,27 @@ def test_a_policy_has_no_other_settings(bad: dict[str, Any]) -> None:
 def _with(terms: RunTerms, **changes: Any) -> RunTerms:
     plan = PrivacyPlan.model_validate(terms.plan.model_dump() | changes)
     return terms.model_copy(update={"plan": plan})
+
+
+def test_an_owner_names_the_architectures_that_may_be_trained(make_terms: Callable[..., RunTerms]) -> None:
+    terms = make_terms()
+    other = {"mlp", "cnn"} - {terms.model.type}
+    policy = {"seed": 1, "allowed_models": [terms.model.type]}
+    NodePolicy.model_validate(policy).check(terms)
+    with pytest.raises(LedgerError, match="refused by policy"):
+        NodePolicy.model_validate(policy | {"allowed_models": sorted(other)}).check(terms)
+
+
+def test_an_owner_sets_the_least_cohort(make_terms: Callable[..., RunTerms]) -> None:
+    terms = make_terms()
+    least = terms.training.min_cohort
+    NodePolicy.model_validate({"seed": 1, "min_cohort": least}).check(terms)
+    with pytest.raises(LedgerError, match=r"training\.min_cohort"):
+        NodePolicy.model_validate({"seed": 1, "min_cohort": least + 1}).check(terms)
+
+
+def test_an_owner_names_the_steps_that_may_ask() -> None:
+    policy = NodePolicy.model_validate({"allowed_steps": ["train", "analyze"]})
+    policy.check_steps(["train"])
+    with pytest.raises(LedgerError, match="found statistics"):
+        policy.check_steps(["statistics", "train"])

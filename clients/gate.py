@@ -1,0 +1,92 @@
+"""Decides on each request by the owner's site policy, as it is at that moment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from clients.home import NodeHome
+from clients.sources import hold_listing
+from fedpipe.errors import DataError, FedpipeError, LedgerError
+from fedpipe.federation import Refusal, Request
+from fedpipe.federation.messages import ABSENT
+from fedpipe.federation.terms import RunTerms
+
+logger = logging.getLogger("fedpipe.node")
+
+
+class Gate:
+    """Stands before the ClientApp: a request passes with the node's records and ledger, or not at all."""
+
+    def __init__(self, home: NodeHome, sources: Sequence[str]) -> None:
+        self._home, self._sources = home, tuple(sources)
+        self._client = home.membership.client
+
+    def decide(self, request: Request) -> Refusal | Mapping[str, str]:
+        """Returns the node's configuration for `request`, or why it is refused.
+
+        A refusal tells the operator no more than the policy's public values; the rest is for the log.
+        """
+        try:
+            refusal = self._check(request)
+        except DataError:
+            logger.exception("The records cannot be read.")
+            refusal = self._refuse("its records cannot be read; its own log says why", "")
+        except FedpipeError as error:
+            refusal = self._refuse(str(error), type(error).__name__)
+        told: dict[str, object] = {"run": request.run_id, "step": request.step}
+        if request.server_round:
+            told["round"] = request.server_round
+        if refusal is not None:
+            logger.warning("Refused: %s", refusal.reason, extra=told)
+            return refusal
+        logger.info("Answering.", extra=told)
+        return self._node_config(request)
+
+    def _check(self, request: Request) -> Refusal | None:
+        listing = self._home.listing_path(request.run_id)
+        if request.step == "finish":
+            listing.unlink(missing_ok=True)  # nothing more is read
+            return None
+        policy, note = self._home.policy, self._home.note(request.run_id)
+        if policy.manual_approval and not note.approved:
+            self._home.keep_note(note)
+            # It counts as away, so that the run waits for it as long as it waits for anybody.
+            return self._refuse("it waits for its owner: fedpipe client approve RUN", ABSENT)
+        if request.step == "claim":
+            self._count(request, policy.total_epsilon)
+        if request.step in ("ingest", "claim"):
+            hold_listing(listing, self._sources)
+        return None
+
+    def _count(self, request: Request, total: float | None) -> None:
+        """Notes what a run claims in all. A claim counts for ever, whether or not it was used up.
+
+        Raises:
+          LedgerError: all runs together would claim more than the owner allows.
+        """
+        try:
+            plan = RunTerms.model_validate(request.values["terms"]).plan
+        except (KeyError, ValueError):
+            return  # the ClientApp says what is wrong with it
+        epsilon = plan.total_epsilon() if plan.private else 0.0
+        others = sum(each.epsilon or 0.0 for each in self._home.notes() if each.run_id != request.run_id)
+        if total is not None and others + epsilon > total:
+            raise LedgerError(
+                f"Expected all runs to claim epsilon = {total:g} at most, found {others + epsilon:.3g} with "
+                "this one: refused by policy."
+            )
+        note = self._home.note(request.run_id)
+        self._home.keep_note(note.model_copy(update={"epsilon": epsilon, "claimed": True}))
+
+    def _refuse(self, reason: str, kind: str) -> Refusal:
+        return Refusal(client=self._client, reason=reason, kind=kind)
+
+    def _node_config(self, request: Request) -> dict[str, str]:
+        return {
+            "client": self._client,
+            "source": str(self._home.listing_path(request.run_id)),
+            "key": str(self._home.record_key_path),
+            "ledger": str(self._home.ledger_path),
+            "policy": self._home.policy.node_policy().model_dump_json(),
+        }

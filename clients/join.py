@@ -1,0 +1,59 @@
+"""`fedpipe client join`: the node itself, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+
+from clients.gate import Gate
+from clients.home import NodeHome
+from fedpipe.data.readers import find_files
+from fedpipe.federation import pki
+from fedpipe.federation.logs import log_to
+from fedpipe.ledger import utc_now
+
+logger = logging.getLogger("fedpipe.node")
+
+
+def join(home: NodeHome, sources: Sequence[str]) -> None:
+    """Serves requests about the records in `sources` until SIGTERM or an interrupt.
+
+    Raises:
+      ConfigError: the site policy cannot be read.
+      DataError: a source does not exist.
+      WorkspaceError: the node runs already.
+    """
+    from fedpipe.federation.flower_connection import Link
+    from fedpipe.federation.flower_node import SuperNode
+
+    from clients.app import app  # isort: skip
+
+    os.umask(0o077)
+    with home.join_lock():
+        log_to(home.log_path)
+        policy, membership = home.policy, home.membership
+        find_files(sources)
+        gate = Gate(home, sources)
+
+        def tell(state: str) -> None:
+            logger.info("The node is %s." if " " not in state else "%s.", state)
+            home.tell(state, utc_now())
+
+        node = SuperNode(
+            Link(
+                address=membership.address,
+                ca_certificate=(home.root / "ca.pem").read_bytes(),
+                key=pki.read_private_key(home.key_path),
+            ),
+            app,
+            decide=gate.decide,
+            may_work=lambda: not home.is_paused,
+            tell=tell,
+            max_message_bytes=policy.max_message_bytes,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: node.stop())
+        logger.info("Joining.", extra={"federation": membership.federation, "client": membership.client})
+        node.run()

@@ -1,0 +1,159 @@
+"""`fedpipe client`: what a data owner does. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+HomeOption = Annotated[
+    Optional[Path],  # noqa: UP045  typer reads it at run time on Python 3.10
+    typer.Option(
+        "--home", help="The node's directory. [default: the one below ~/.fedpipe]", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+app = typer.Typer(no_args_is_help=True, help="Take part in a federation with your own records.")
+
+
+@app.command("enroll")
+def enroll(
+    invitation: Annotated[Path, typer.Argument(help="The file that the operator sent.")],
+    home: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Where the node keeps things. [default: ~/.fedpipe/FEDERATION]", show_default=False
+        ),
+    ] = None,
+    store: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Directory of the data store's ledger: name the same for every federation that uses these "
+            "records. [default: the node's]",
+            show_default=False,
+        ),
+    ] = None,
+    policy: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A site policy to begin with."),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Where to write the request. [default: NAME.request.json]", show_default=False),
+    ] = None,
+) -> None:
+    """Make this node's key, here, and write the request that the operator admits."""
+    from clients.home import DEFAULT_PARENT, NodeHome
+    from clients.site_policy import SitePolicy, read_policy
+    from fedpipe.federation.enrolment import Invitation, parse_file
+    from fedpipe.files import write_text
+
+    invited = parse_file(invitation.read_bytes(), Invitation, "an invitation")
+    place = home or DEFAULT_PARENT / invited.federation
+    begin = read_policy(policy) if policy else SitePolicy.model_validate({})
+    node, request = NodeHome.create(place, invited, store=store, policy=begin)
+    target = output or Path(f"{invited.client}.request.json")
+    write_text(target.absolute(), request.model_dump_json(indent=2) + "\n")
+    typer.echo(f"Wrote {target}: send it to the operator. It holds no secret.")
+    typer.echo(f"Read {node.policy_path}, then: fedpipe client join --home {node.root} --data FILE_OR_FOLDER")
+
+
+@app.command("join")
+def join(
+    data: Annotated[list[str], typer.Option(help="A file, a folder or a database URL#QUERY. Repeatable.")],
+    home: HomeOption = None,
+) -> None:
+    """Take part until Ctrl-C or SIGTERM. The log goes to stderr and to log.jsonl."""
+    from clients.join import join as serve
+
+    serve(_home(home), data)
+
+
+@app.command("status")
+def status(home: HomeOption = None, json_: JsonOption = False) -> None:
+    """Say whether the node runs and is connected, and which runs asked."""
+    node = _home(home)
+    membership, found = node.membership, node.status()
+    values: dict[str, Any] = {
+        "federation": membership.federation,
+        "client": membership.client,
+        "server": membership.address,
+        "state": found.state if found else "not running",
+        "since": found.since.isoformat(timespec="seconds") if found else None,
+        "paused": node.is_paused,
+        "waiting": [each.run_id for each in node.notes() if not each.approved and not each.claimed],
+    }
+    if json_:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    for name, value in values.items():
+        typer.echo(f"{name:<12} {'-' if value in (None, []) else value}")
+
+
+@app.command("budget")
+def budget(home: HomeOption = None, json_: JsonOption = False) -> None:
+    """Show what each block of your records has spent of its lifetime budget."""
+    from clients.budget import list_blocks
+
+    rows = list_blocks(_home(home))
+    if json_:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        typer.echo("Nothing was spent yet.")
+    for row in rows:
+        typer.echo(
+            f"{row['span']:<12} {row['split']:<6} {row['used']:6.1%} of epsilon = {row['epsilon']:g}, "
+            f"delta = {row['delta']:g}; {row['releases']} releases"
+        )
+
+
+@app.command("approve")
+def approve(
+    run: Annotated[str, typer.Argument(help="The run, as fedpipe client status names it.")],
+    home: HomeOption = None,
+) -> None:
+    """Let a run use the records, where the site policy asks for approval."""
+    from fedpipe.errors import FederationError, nearest
+
+    node = _home(home)
+    known = [each.run_id for each in node.notes()]
+    if run not in known:
+        hint = nearest(run, known) if known else "None has asked."
+        raise FederationError(f"Expected a run that asked this node, found {run!r}. {hint}")
+    node.keep_note(node.note(run).model_copy(update={"approved": True}))
+    typer.echo(f"Approved {run}.")
+
+
+@app.command("pause")
+def pause(home: HomeOption = None) -> None:
+    """Answer nobody until `resume`; what is being worked on is finished."""
+    _home(home).set_paused(True)
+    typer.echo("Paused.")
+
+
+@app.command("resume")
+def resume(home: HomeOption = None) -> None:
+    """Answer again."""
+    _home(home).set_paused(False)
+    typer.echo("Goes on.")
+
+
+@app.command("leave")
+def leave(home: HomeOption = None) -> None:
+    """Forget the membership and its key. The ledger stays: what was spent stays spent."""
+    node = _home(home)
+    membership = node.membership
+    node.leave()
+    typer.echo(
+        f"Left {membership.federation}. Ask its operator for: fedpipe federation remove {membership.client}"
+    )
+
+
+def _home(home: Path | None) -> Any:
+    from clients.home import NodeHome, find_home
+
+    return NodeHome(find_home(home))

@@ -1,0 +1,177 @@
+"""Flower's SuperLink, put together from its own parts, with one port that others can reach.
+
+`flower-superlink` binds every interface, gives launch tokens and node registration to whoever reaches
+its ports, and takes messages of two gigabytes at any rate. Here the same servicers stand behind:
+
+  fleet        one TLS port, for nodes whose keys are registered; sizes and rates are bounded
+  control,     Unix sockets in a directory that only the operator can open: neither has any
+  serverappio  authentication of its own
+
+State is in SQLite: a SuperLink that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedpipe.errors import ConfigError
+from fedpipe.federation import flower_compat
+from fedpipe.federation.flower_guard import Guard
+from fedpipe.federation.flower_servicers import AppIo, Fleet, News
+from fedpipe.federation.pki import read_public
+
+with flower_compat.hidden("tensorflow", "ray"):
+    import grpc
+    from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_FLWR_AID
+    from flwr.proto.control_pb2_grpc import add_ControlServicer_to_server
+    from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
+    from flwr.proto.serverappio_pb2_grpc import add_ServerAppIoServicer_to_server
+    from flwr.server.superlink.linkstate import LinkStateFactory
+    from flwr.supercore.ffs import FfsFactory
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+    from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin, NoOpControlAuthzPlugin
+    from flwr.superlink.servicer.control.control_account_auth_interceptor import (
+        ControlAccountAuthInterceptor,
+    )
+    from flwr.superlink.servicer.control.control_servicer import ControlServicer
+
+# Flower cuts arrays into chunks of 5 MiB, each a message of its own.
+MAX_CALL_BYTES = 16 << 20
+MAX_THREADS = 256  # each connected node holds one while it waits
+REGISTERED = ("registered", "online", "offline")  # Flower's words for nodes that were not struck off
+STOP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one node may use: bytes of one answer, and calls a second, over ten seconds."""
+
+    max_message_bytes: int
+    max_calls_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Where a SuperLink listens: one TLS port for nodes, two Unix sockets for the operator."""
+
+    fleet: str
+    control: str
+    serverappio: str
+
+
+class SuperLink:
+    """A SuperLink in this process.
+
+    Args:
+      database: SQLite file of Flower's state.
+      bundles: directory of Flower's bundles.
+      certificates: returns (authority, certificate, key), PEM.
+      addresses: where to listen.
+      limits: of each node.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Path,
+        bundles: Path,
+        certificates: Callable[[], tuple[bytes, bytes, bytes]],
+        addresses: Addresses,
+        limits: Limits,
+    ) -> None:
+        self._states = LinkStateFactory(str(database))
+        parts = (self._states, FfsFactory(str(bundles)), ObjectStoreFactory(str(database)))
+        self._states.state()  # one process makes the tables
+        # Asked at every handshake: a renewed certificate needs no restart.
+        tls = grpc.dynamic_ssl_server_credentials(
+            _configuration(certificates()), lambda: _configuration(certificates())
+        )
+        guard = Guard(self._states, limits.max_calls_per_second)
+        self._news = News()
+        fleet = Fleet(*parts, news=self._news, max_message_bytes=limits.max_message_bytes)
+        self._servers = [
+            _serve(fleet, add_FleetServicer_to_server, addresses.fleet, tls=tls, interceptors=[guard]),
+            _serve(AppIo(*parts, news=self._news), add_ServerAppIoServicer_to_server, addresses.serverappio),
+            _serve(
+                ControlServicer(*parts, is_simulation=False, authn_plugin=_anybody(NoOpControlAuthnPlugin)),
+                add_ControlServicer_to_server,
+                addresses.control,
+                interceptors=[
+                    ControlAccountAuthInterceptor(
+                        _anybody(NoOpControlAuthnPlugin), _anybody(NoOpControlAuthzPlugin)
+                    )
+                ],
+            ),
+        ]
+
+    def start(self) -> None:
+        """Begins to serve."""
+        for server in self._servers:
+            server.start()
+
+    def stop(self) -> None:
+        """Ends all calls, after a moment for those that are under way."""
+        self._news.close()
+        for stopped in [server.stop(STOP_SECONDS) for server in self._servers]:
+            stopped.wait()
+
+    def register(self, keys: Mapping[str, str]) -> tuple[int, int]:
+        """Makes the registered nodes exactly those of `keys`, public keys in OpenSSH's format by name.
+
+        Returns how many nodes are new, and how many keys were struck off.
+        """
+        state = self._states.state()
+        wanted = {public_key_to_bytes(read_public(text)) for text in keys.values()}
+        registered = state.get_node_info(statuses=REGISTERED)
+        known = {node.public_key: node.node_id for node in registered}
+        for key in known.keys() - wanted:
+            state.delete_node(NOOP_FLWR_AID, known[key])
+        for key in wanted - known.keys():
+            state.create_node(NOOP_FLWR_AID, key, HEARTBEAT_DEFAULT_INTERVAL)
+        return len(wanted - known.keys()), len(known.keys() - wanted)
+
+
+def _configuration(certificates: tuple[bytes, bytes, bytes]) -> Any:
+    authority, certificate, key = certificates
+    return grpc.ssl_server_certificate_configuration(((key, certificate),), root_certificates=authority)
+
+
+def _anybody(plugin: Callable[[Path, bool], Any]) -> Any:
+    """Returns a plugin that asks nothing: the socket's directory decides who may connect."""
+    return plugin(Path(), False)
+
+
+def _serve(
+    servicer: Any,
+    add: Callable[[Any, grpc.Server], None],
+    address: str,
+    *,
+    tls: Any = None,
+    interceptors: list[Any] | None = None,
+) -> grpc.Server:
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=MAX_THREADS),
+        maximum_concurrent_rpcs=2 * MAX_THREADS,
+        interceptors=interceptors or (),
+        options=[
+            ("grpc.max_receive_message_length", MAX_CALL_BYTES),
+            ("grpc.max_send_message_length", MAX_CALL_BYTES),
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_connection_idle_ms", 300_000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ],
+    )
+    add(servicer, server)
+    try:
+        server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"Expected to listen on {address}, found it taken or no address of this machine: see listen in "
+            "federation.yaml."
+        ) from error
+    return server

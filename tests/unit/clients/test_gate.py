@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.gate import Gate
+from clients.home import NodeHome
+from clients.node import Node
+from clients.site_policy import SitePolicy, read_policy, write_policy
+from fedpipe.errors import ConfigError
+from fedpipe.federation import Refusal, Request
+from fedpipe.federation.enrolment import Invitation
+from fedpipe.federation.messages import ABSENT
+from fedpipe.federation.terms import RunTerms
+
+MakeGate = Callable[..., tuple[NodeHome, Gate]]
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path, make_invitation: Callable[..., Invitation]) -> MakeGate:
+    """Returns a node's home and gate; arguments are lines of its policy."""
+
+    def make(**policy: Any) -> tuple[NodeHome, Gate]:
+        (tmp_path / "records.csv").write_text("x\n1\n")
+        home, _ = NodeHome.create(
+            tmp_path / "home", make_invitation(), store=None, policy=SitePolicy.model_validate(policy)
+        )
+        return home, Gate(home, [str(tmp_path / "records.csv")])
+
+    return make
+
+
+def a_request(step: str, run_id: str = "run-1", **values: Any) -> Request:
+    return Request(run_id=run_id, step=step, values=values)
+
+
+def test_a_request_passes_with_what_the_client_app_needs(make_gate: MakeGate) -> None:
+    _, gate = make_gate(block_epsilon=3.0)
+
+    config = gate.decide(a_request("ingest"))
+
+    assert not isinstance(config, Refusal)
+    node = Node.from_config(config)
+    assert node.name == "first-bank"
+    assert node.policy.lifetime_epsilon == 3.0
+    assert node.policy.seed is None
+    assert not node.policy.allow_not_private
+    assert len(node.key) >= 16
+
+
+def test_a_run_that_needs_approval_waits_for_it(make_gate: MakeGate) -> None:
+    home, gate = make_gate(manual_approval=True)
+
+    refusal = gate.decide(a_request("ingest"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == ABSENT  # waited for, as for one that is away
+    assert [note.run_id for note in home.notes()] == ["run-1"]
+    assert not home.listing_path("run-1").exists()
+
+    home.keep_note(home.note("run-1").model_copy(update={"approved": True}))
+    assert not isinstance(gate.decide(a_request("ingest")), Refusal)
+    assert isinstance(gate.decide(a_request("ingest", "run-2")), Refusal)
+
+
+def test_all_runs_together_stay_below_the_total(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    terms = make_terms()
+    once = terms.plan.total_epsilon()
+    _, gate = make_gate(total_epsilon=1.5 * once)
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+
+    assert not isinstance(gate.decide(a_request("claim", "run-1", **values)), Refusal)
+    assert not isinstance(gate.decide(a_request("claim", "run-1", **values)), Refusal)
+    refusal = gate.decide(a_request("claim", "run-2", **values))
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "LedgerError"
+    assert "refused by policy" in refusal.reason
+
+
+def test_the_policy_is_read_again_for_every_request(make_gate: MakeGate) -> None:
+    home, gate = make_gate()
+    assert not isinstance(gate.decide(a_request("ingest")), Refusal)
+
+    home.policy_path.write_text("manual_approval: true\n")
+    assert isinstance(gate.decide(a_request("statistics")), Refusal)
+
+
+def test_a_node_whose_policy_is_damaged_answers_nobody(make_gate: MakeGate) -> None:
+    home, gate = make_gate()
+    home.policy_path.write_text("block_epsilon: -1\n")
+
+    refusal = gate.decide(a_request("statistics"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "ConfigError"
+
+
+def test_finish_forgets_which_files_were_read(make_gate: MakeGate) -> None:
+    home, gate = make_gate()
+    gate.decide(a_request("ingest"))
+    assert home.listing_path("run-1").exists()
+
+    assert not isinstance(gate.decide(a_request("finish")), Refusal)
+    assert not home.listing_path("run-1").exists()
+
+
+def test_records_that_cannot_be_found_are_the_owners_business(
+    make_gate: MakeGate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, gate = make_gate()
+    (tmp_path / "records.csv").unlink()
+
+    refusal = gate.decide(a_request("ingest"))
+    assert isinstance(refusal, Refusal)
+    assert "records.csv" not in refusal.reason
+    assert "records.csv" in caplog.text
+
+
+def test_a_policy_that_was_written_reads_the_same(tmp_path: Path) -> None:
+    policy = SitePolicy.model_validate({"declared_size": 900, "allowed_models": ["mlp"], "total_epsilon": 4})
+    write_policy(tmp_path / "policy.yaml", policy)
+
+    assert read_policy(tmp_path / "policy.yaml") == policy
+    text = (tmp_path / "policy.yaml").read_text()
+    assert all(f"# {field.description}" in text for field in SitePolicy.model_fields.values())
+
+
+def test_mistakes_in_a_policy_are_named(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("colour: red\n")
+
+    with pytest.raises(ConfigError, match="colour"):
+        read_policy(tmp_path / "policy.yaml")

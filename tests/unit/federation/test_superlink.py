@@ -1,0 +1,443 @@
+"""A SuperLink and its nodes over TLS on loopback, in one process and without TensorFlow."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpipe.federation import Refusal, Reply, Request, flower_connection, flower_node, flower_run, pki
+from fedpipe.federation.flower_clients import FlowerClients
+from fedpipe.federation.flower_messages import message_to_request, reply_to_message
+from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Addresses, Limits, SuperLink
+
+from flwr.app import Context, Message  # isort: skip
+from flwr.clientapp import ClientApp  # isort: skip
+from flwr.serverapp import Grid, ServerApp  # isort: skip
+
+import grpc  # isort: skip
+
+LIMITS = Limits(max_message_bytes=200 << 20, max_calls_per_second=1000)
+PATIENCE_SECONDS = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Federation:
+    """A SuperLink on disk, and nodes in threads."""
+
+    def __init__(self, root: Path, limits: Limits = LIMITS) -> None:
+        self.root, self.limits = root, limits
+        self.port = free_port()
+        self.authority = pki.make_authority("demo", dt.datetime.now(dt.timezone.utc))
+        certificate, key = self.authority.issue(["127.0.0.1"], dt.datetime.now(dt.timezone.utc))
+        self.ca = pki.to_pem(self.authority.certificate).encode()
+        self.pair = (self.ca, certificate.encode(), key.encode())
+        self.keys: dict[str, pki.PrivateKey] = {}
+        self.control, self.serverappio = (f"unix:{root}/{name}.sock" for name in ("c", "s"))
+        self.up()
+
+    def up(self) -> None:
+        for path in self.root.glob("*.sock"):
+            path.unlink()
+        self.superlink = SuperLink(
+            database=self.root / "state.sqlite",
+            bundles=self.root / "bundles",
+            certificates=lambda: self.pair,
+            addresses=Addresses(
+                fleet=f"127.0.0.1:{self.port}", control=self.control, serverappio=self.serverappio
+            ),
+            limits=self.limits,
+        )
+        self.superlink.start()
+
+    @property
+    def public(self) -> dict[str, str]:
+        return {name: pki.public_text(key.public_key()) for name, key in self.keys.items()}
+
+    def register(self, *names: str) -> tuple[int, int]:
+        for name in names:
+            self.keys.setdefault(name, pki.make_key())
+        return self.superlink.register({name: self.public[name] for name in names})
+
+    def link(self, key: pki.PrivateKey, ca: bytes | None = None) -> flower_connection.Link:
+        return flower_connection.Link(address=f"127.0.0.1:{self.port}", ca_certificate=ca or self.ca, key=key)
+
+    @contextmanager
+    def node(self, link: flower_connection.Link, answer: Any = None, **changes: Any) -> Iterator[list[str]]:
+        """Runs a node in a thread, and yields the states that it goes through."""
+        app, states = ClientApp(), []
+        app.query("ping")(answer or echo)
+        node = flower_node.SuperNode(
+            link,
+            app,
+            decide=changes.get("decide", lambda request: {"client": "first"}),
+            may_work=lambda: True,
+            tell=states.append,
+            max_message_bytes=changes.get("max_message_bytes", 200 << 20),
+        )
+        thread = threading.Thread(target=node.run, daemon=True)
+        thread.start()
+        try:
+            yield states
+        finally:
+            node.stop()
+            thread.join(PATIENCE_SECONDS)
+            assert not thread.is_alive()
+
+    def ask(
+        self, request: Request, *, timeout: float = 30.0, members: dict[str, str] | None = None
+    ) -> tuple[list[Reply], list[Refusal]]:
+        """Returns what the nodes answer to one request of a run."""
+        found: list[tuple[list[Reply], list[Refusal]]] = []
+        app = ServerApp()
+        numbers = {
+            status.node_id: name for name, status in flower_run.list_nodes(self.control, self.public).items()
+        }
+
+        @app.main()  # type: ignore[misc]
+        def main(grid: Grid, context: Context) -> None:
+            clients = FlowerClients(grid, members=numbers)
+            found.append(clients.ask(request, timeout_seconds=timeout))
+
+        flower_run.run_on_superlink(app, control=self.control, serverappio=self.serverappio, run_config={})
+        return found[0]
+
+
+def echo(message: Message, context: Context) -> Message:
+    request = message_to_request(message)
+    name = str(context.node_config["client"])
+    return reply_to_message(Reply(client=name, values=request.values, arrays=request.arrays), message)
+
+
+def ping(**values: Any) -> Request:
+    return Request(run_id="run", step="ping", values=values)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    made = Federation(tmp_path)
+    try:
+        yield made
+    finally:
+        made.superlink.stop()
+
+
+def test_members_answer_under_their_own_names(federation: Federation) -> None:
+    federation.register("first", "second")
+    with ExitStack() as nodes:
+        states = [
+            nodes.enter_context(
+                federation.node(
+                    federation.link(federation.keys[name]), decide=lambda _, name=name: {"client": name}
+                )
+            )
+            for name in ("first", "second")
+        ]
+        wait_until(lambda: all("connected" in each for each in states))
+        replies, refusals = federation.ask(ping(number=7))
+
+    assert [(reply.client, reply.values["number"]) for reply in replies] == [("first", 7), ("second", 7)]
+    assert not refusals
+
+
+def test_a_node_that_speaks_for_another_is_not_heard(federation: Federation) -> None:
+    federation.register("first", "second")
+    link = federation.link(federation.keys["second"])
+    with federation.node(link, decide=lambda _: {"client": "first"}) as states:
+        wait_until(lambda: "connected" in states)
+        replies, refusals = federation.ask(ping())
+
+    assert not replies
+    assert [(refusal.client, refusal.kind) for refusal in refusals] == [("second", "FederationError")]
+
+
+def test_a_refused_request_does_not_reach_the_app(federation: Federation) -> None:
+    federation.register("first")
+    reached: list[Message] = []
+
+    def app(message: Message, context: Context) -> Message:
+        reached.append(message)
+        return echo(message, context)
+
+    refusal = Refusal(client="first", reason="not today", kind="LedgerError")
+    link = federation.link(federation.keys["first"])
+    with federation.node(link, app, decide=lambda _: refusal) as states:
+        wait_until(lambda: "connected" in states)
+        assert federation.ask(ping()) == ([], [refusal])
+
+    assert not reached
+
+
+def test_what_a_client_raises_is_not_told(federation: Federation) -> None:
+    federation.register("first")
+
+    def fail(message: Message, context: Context) -> Message:
+        raise ValueError("record 17 of Mrs Miller")
+
+    with federation.node(federation.link(federation.keys["first"]), fail) as states:
+        wait_until(lambda: "connected" in states)
+        _, refusals = federation.ask(ping())
+
+    assert "Miller" not in str(refusals)
+    assert [refusal.client for refusal in refusals] == ["first"]
+
+
+def test_an_unknown_key_is_refused_until_it_is_admitted(federation: Federation) -> None:
+    key = pki.make_key()
+    with federation.node(federation.link(key)) as states:
+        wait_until(lambda: any("does not know this key" in each for each in states))
+        assert "connected" not in states
+
+        federation.keys["first"] = key
+        federation.register("first")
+        wait_until(lambda: "connected" in states)
+
+
+def test_a_removed_key_is_thrown_out(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_connection, "HEARTBEAT_SECONDS", 10.0)
+    federation.register("first")
+    with federation.node(federation.link(federation.keys["first"])) as states:
+        wait_until(lambda: "connected" in states)
+        assert federation.superlink.register({}) == (0, 1)
+        wait_until(lambda: any("does not know this key" in each for each in states))
+
+    assert not flower_run.list_nodes(federation.control, federation.public)
+
+
+def test_a_server_of_another_authority_is_not_trusted(federation: Federation) -> None:
+    federation.register("first")
+    other = pki.make_authority("demo", dt.datetime.now(dt.timezone.utc))
+    link = federation.link(federation.keys["first"], pki.to_pem(other.certificate).encode())
+
+    with federation.node(link) as states:
+        wait_until(lambda: bool(states))
+        assert states[0] in (
+            "the server shows a certificate that this invitation does not trust",
+            "the server cannot be reached",
+        )
+        assert "connected" not in states
+
+
+def test_a_clock_that_is_off_by_an_hour_does_not_keep_a_node_away(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.register("first")
+
+    class Late(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+            return dt.datetime.now(tz) + dt.timedelta(hours=1)
+
+    class Clock:
+        datetime, timedelta, timezone = Late, dt.timedelta, dt.timezone
+
+    monkeypatch.setattr(flower_connection, "dt", Clock)
+    with federation.node(federation.link(federation.keys["first"])) as states:
+        wait_until(lambda: "connected" in states)
+        replies, _ = federation.ask(ping())
+
+    assert len(replies) == 1
+
+
+def test_a_node_that_died_over_a_message_gets_it_again(federation: Federation) -> None:
+    federation.register("first")
+    link = federation.link(federation.keys["first"])
+    doomed = flower_connection.Connection(link)
+    doomed.activate()
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(federation.ask(ping(number=3))))
+    asking.start()
+    wait_until(lambda: doomed.receive(1 << 20, lambda: False) is not None)
+    doomed._stopped.set()  # it says nothing any more, not even good-bye
+
+    with federation.node(link):
+        asking.join(PATIENCE_SECONDS)
+    doomed.close()
+
+    assert [reply.values["number"] for reply in answers[0][0]] == [3]
+
+
+def test_a_superlink_that_was_away_is_found_again(federation: Federation) -> None:
+    federation.register("first")
+    with federation.node(federation.link(federation.keys["first"])) as states:
+        wait_until(lambda: "connected" in states)
+        federation.superlink.stop()
+        wait_until(lambda: "the server cannot be reached" in states)
+        federation.up()
+        wait_until(lambda: states[-1] == "connected")
+        replies, _ = federation.ask(ping())
+
+    assert len(replies) == 1
+
+
+def test_a_model_of_100_megabytes_goes_there_and_back(federation: Federation) -> None:
+    federation.register("first")
+    weights = np.arange(25 << 20, dtype=np.float32)
+    request = Request(run_id="run", step="ping", arrays={"weights": weights})
+    with federation.node(federation.link(federation.keys["first"])) as states:
+        wait_until(lambda: "connected" in states)
+        replies, refusals = federation.ask(request, timeout=120)
+
+    assert not refusals
+    np.testing.assert_array_equal(replies[0].arrays["weights"], weights)
+
+
+def test_a_request_that_is_too_large_for_a_node_is_refused(federation: Federation) -> None:
+    federation.register("first")
+    request = Request(run_id="run", step="ping", arrays={"weights": np.zeros(1 << 20, dtype=np.float32)})
+    link = federation.link(federation.keys["first"])
+    with federation.node(link, max_message_bytes=1 << 20) as states:
+        wait_until(lambda: "connected" in states)
+        replies, refusals = federation.ask(request, timeout=3)
+
+    assert not replies
+    assert [refusal.client for refusal in refusals] == ["first"]
+
+
+def test_an_answer_that_is_too_large_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower_run, "PARTS_SECONDS", 1.0)
+    federation = Federation(tmp_path, Limits(max_message_bytes=1 << 20, max_calls_per_second=1000))
+    federation.register("first")
+
+    def boast(message: Message, context: Context) -> Message:
+        arrays = {"sum": np.zeros(1 << 20, dtype=np.float32)}
+        return reply_to_message(Reply(client="first", arrays=arrays), message)
+
+    with federation.node(federation.link(federation.keys["first"]), boast) as states:
+        wait_until(lambda: "connected" in states)
+        replies, _ = federation.ask(ping(), timeout=3)
+    federation.superlink.stop()
+
+    assert not replies
+    assert "more than 1048576 bytes" in caplog.text
+
+
+def call(federation: Federation, method: str, body: bytes, key: pki.PrivateKey | None, at: str = "") -> Any:
+    """Makes a raw call, as somebody who speaks the protocol, and returns the status code."""
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message  # noqa: TID251
+
+    at = at or dt.datetime.now(dt.timezone.utc).isoformat()
+    metadata: list[tuple[str, Any]] = []
+    if key is not None:
+        metadata = [
+            ("flwr-public-key-bin", public_key_to_bytes(key.public_key())),
+            ("flwr-timestamp", at),
+            ("flwr-signature-bin", sign_message(key, at.encode())),
+        ]
+    tls = grpc.ssl_channel_credentials(federation.ca)
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.secure_channel(f"127.0.0.1:{federation.port}", tls, options=options) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary(f"/flwr.proto.Fleet/{method}")(body, metadata=metadata, timeout=10)
+        return error.value.code()
+
+
+def test_calls_without_a_registered_key_are_refused(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation.register("first")
+    refused = grpc.StatusCode.UNAUTHENTICATED
+
+    assert call(federation, "PullMessages", b"", None) == refused
+    assert call(federation, "PullMessages", b"\x0a\x02\x08\x05", pki.make_key()) != grpc.StatusCode.OK
+    assert "Refused a call" in caplog.text
+
+
+def test_an_old_signature_is_refused(federation: Federation) -> None:
+    federation.register("first")
+    old = (dt.datetime.now(dt.timezone.utc) - dt.timedelta(minutes=10)).isoformat()
+
+    found = call(federation, "PullMessages", b"", federation.keys["first"], old)
+
+    assert found == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_nobody_registers_over_the_public_port(federation: Federation) -> None:
+    from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest  # noqa: TID251
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: TID251
+
+    key = pki.make_key()
+    body = RegisterNodeFleetRequest(public_key=public_key_to_bytes(key.public_key()))
+
+    found = call(federation, "RegisterNode", body.SerializeToString(), key)
+
+    assert found == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_malformed_and_oversized_calls_are_refused_and_the_server_goes_on(federation: Federation) -> None:
+    federation.register("first")
+    key = federation.keys["first"]
+
+    assert call(federation, "PushMessages", b"\xff\xff\xff", key) != grpc.StatusCode.OK
+    assert call(federation, "PushMessages", b"", key) != grpc.StatusCode.OK
+    oversized = call(federation, "PushObject", bytes(MAX_CALL_BYTES + 1), key)
+    assert oversized == grpc.StatusCode.RESOURCE_EXHAUSTED
+    with federation.node(federation.link(key)) as states:
+        wait_until(lambda: "connected" in states)
+
+
+def test_a_node_that_calls_too_often_is_slowed_down(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, Limits(max_message_bytes=1 << 20, max_calls_per_second=0.5))
+    federation.register("first")
+    codes = [call(federation, "PullMessages", b"", federation.keys["first"]) for _ in range(8)]
+    federation.superlink.stop()
+
+    assert codes[-1] == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_an_answer_is_taken_once(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    federation.register("first")
+    caplog.set_level(logging.INFO)
+    connection = flower_connection.Connection(federation.link(federation.keys["first"]))
+    connection.activate()
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(federation.ask(ping())))
+    asking.start()
+    received: list[Message] = []
+    while not received:
+        message = connection.receive(1 << 20, lambda: False)
+        received += [message] if message is not None else []
+    reply = reply_to_message(Reply(client="first"), received[0])
+    connection.send(reply, received[0], 0.0)
+    asking.join(PATIENCE_SECONDS)
+
+    with pytest.raises(grpc.RpcError):
+        connection.send(reply_to_message(Reply(client="first"), received[0]), received[0], 0.0)
+    connection.close()
+    assert [answer.client for answer in answers[0][0]] == ["first"]
+
+
+def test_only_the_fleet_port_is_a_port(federation: Federation) -> None:
+    inodes = {os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                listening.append(int(fields[1].rpartition(":")[2], 16))
+
+    assert listening == [federation.port]

@@ -1,0 +1,87 @@
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from fedpipe.errors import ConfigError, FederationError, WorkspaceError
+from fedpipe.federation import pki
+from server.federation.home import FederationFile, FederationHome, socket_address
+
+
+def hosts(home: FederationHome) -> set[str]:
+    certificate = pki.read_certificate(home.certificates[1].decode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(each.value) for each in names}
+
+
+def test_nothing_in_a_federation_is_readable_by_others(home: FederationHome) -> None:
+    assert home.root.stat().st_mode & 0o777 == 0o700
+    assert all(not path.stat().st_mode & 0o077 for path in home.root.rglob("*"))
+
+
+def test_certificate_names_the_public_address_and_loopback(home: FederationHome) -> None:
+    assert hosts(home) == {"fed.example.org", "localhost", "127.0.0.1", "::1"}
+
+
+def test_nothing_but_loopback_is_listened_to_by_default(home: FederationHome) -> None:
+    assert home.settings.listen_address == ("127.0.0.1", 9092)
+
+
+def test_a_new_host_gets_a_new_certificate(home: FederationHome, now: dt.datetime) -> None:
+    path = home.root / "federation.yaml"
+    path.write_text(path.read_text().replace("hosts: []", "hosts: [other.example.org]"))
+
+    assert home.renew_certificate(now)
+    assert "other.example.org" in hosts(home)
+
+
+def test_certificate_is_renewed_before_it_expires_and_not_earlier(
+    home: FederationHome, now: dt.datetime
+) -> None:
+    assert not home.renew_certificate(now + dt.timedelta(days=360))
+    assert home.renew_certificate(now + dt.timedelta(days=380))
+
+
+def test_a_directory_with_other_things_is_left_alone(tmp_path: Path, now: dt.datetime) -> None:
+    (tmp_path / "thesis.txt").write_text("")
+
+    with pytest.raises(ConfigError, match="an empty one"):
+        FederationHome.create(tmp_path, FederationFile.model_validate({"name": "a", "address": "b:1"}), now)
+
+
+def test_a_directory_open_to_others_is_refused(home: FederationHome) -> None:
+    home.root.chmod(0o755)
+
+    with pytest.raises(ConfigError, match="chmod 700"):
+        FederationHome(home.root)
+
+
+def test_mistakes_in_the_settings_are_named(home: FederationHome) -> None:
+    (home.root / "federation.yaml").write_text("name: demo\naddress: a:1\ncolour: red\n")
+
+    with pytest.raises(ConfigError, match="Extra inputs"):
+        _ = home.settings
+
+
+def test_only_one_process_is_up(home: FederationHome) -> None:
+    with (
+        home.up_lock(),
+        pytest.raises(WorkspaceError, match="up already"),
+        FederationHome(home.root).up_lock(),
+    ):
+        pass
+
+
+def test_a_federation_that_is_down_is_told(home: FederationHome) -> None:
+    with pytest.raises(FederationError, match="fedpipe federation up"):
+        home.check_up()
+    with home.up_lock():
+        home.check_up()
+
+
+def test_sockets_with_long_paths_can_be_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+
+    assert len(socket_address(folder / "control.sock")) < 100
