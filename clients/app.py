@@ -68,7 +68,9 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
     name = str(context.node_config.get("client", "unnamed"))
     answer: Reply | Refusal
     try:
-        answer = handler(Node.from_config(context.node_config), message_to_request(message))
+        node, request = Node.from_config(context.node_config), message_to_request(message)
+        node.exchange(request.heads)
+        answer = node.with_heads(handler(node, request), request.heads)
     except TELLING as error:
         details = error.shortfalls if isinstance(error, BudgetError) else ()
         answer = Refusal(client=name, reason=str(error), kind=type(error).__name__, shortfalls=details)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clients.node import Encoded, Node, encode
-from fedpipe.data import Transform, commitment
+from fedpipe.data import Transform
 from fedpipe.data.balance import Balance
 from fedpipe.data.profile import feature_counts
 from fedpipe.data.statistics import column_health, label_counts
@@ -41,22 +41,25 @@ def ingest(node: Node, request: Request) -> Reply:
     """
     terms = _offered(request)
     node.accept(terms)
-    shard = node.shard(terms)
-    spans = [{"name": span, "commitment": commitment(shard, node.key, span=span)} for span in terms.spans]
+    spans = [{"name": span, "commitment": digest} for span, digest in node.commitments(terms).items()]
     values = {"schema_version": terms.data_schema.version, "code": code_digest(__name__), "spans": spans}
     return Reply(client=node.name, values=values)
 
 
 def claim(node: Node, request: Request) -> Reply:
-    """Accepts or refuses a run: reserves all that the steps it names may cost, before any is asked."""
+    """Accepts or refuses a run: reserves all that the steps it names may cost, before any is asked.
+
+    The answer says, signed with the node's own key, which plan was charged, for which records and code.
+    """
     steps = request.values.get("steps")
     named = isinstance(steps, list) and all(isinstance(step, str) and step in RELEASES for step in steps)
     if not steps or not named:
         raise FederationError(f"Expected a claim for steps among {', '.join(RELEASES)}, found others.")
     terms = _offered(request)
-    node.shard(terms)  # records that cannot be read reserve nothing
+    # Signed first: records or a key that cannot be read reserve nothing. It leaves once the claim stands.
+    attestation = node.vouch(request.run_id, terms, steps, code=code_digest(__name__))
     node.claim(request.run_id, terms, steps)
-    return Reply(client=node.name)
+    return Reply(client=node.name, values={"attestation": attestation.model_dump(mode="json")})
 
 
 def _offered(request: Request) -> RunTerms:

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,14 +16,17 @@ from pydantic import ValidationError
 
 from clients.division import Division
 from clients.policy import NodePolicy
-from fedpipe.data import Schema, Shard, Transform, open_shard
+from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
 from fedpipe.data.transform import Inputs
 from fedpipe.errors import FederationError, LedgerError
-from fedpipe.federation import Request
+from fedpipe.federation import Reply, Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
+from fedpipe.federation.messages import Heads
 from fedpipe.federation.terms import RunTerms
+from fedpipe.federation.witness import exchange_heads, heads_to_show
 from fedpipe.files import sha256
-from fedpipe.ledger import Block, Ledger
+from fedpipe.ledger import Block, Ledger, LedgerStore
+from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_digest
 from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
@@ -45,7 +48,7 @@ class Node:
     account: str
     source: Path = field(repr=False)
     key_path: Path = field(repr=False)
-    ledger_path: Path = field(repr=False)
+    ledger: LedgerStore = field(repr=False)
     policy: NodePolicy
 
     @classmethod
@@ -54,6 +57,7 @@ class Node:
 
         Raises:
           FederationError: if an entry is missing or malformed.
+          LedgerError: if `ledger` is neither a path nor a URL with its `ledger_key`.
         """
         try:
             name = str(config["client"])
@@ -63,7 +67,7 @@ class Node:
                 account=account,
                 source=Path(str(config["source"])),
                 key_path=Path(str(config["key"])),
-                ledger_path=Path(str(config["ledger"])),
+                ledger=_ledger_store(config),
                 policy=NodePolicy.model_validate_json(str(config["policy"])),
             )
         except KeyError as error:
@@ -100,6 +104,31 @@ class Node:
         terms.check_spans()
         self.policy.check(terms)
 
+    def exchange(self, heads: Heads) -> None:
+        """Compares the ledger with what the coordinator shows of it, and keeps the coordinator's head.
+
+        Raises:
+          LedgerError: the ledger has forgotten what it showed, and stops; or the coordinator's has.
+        """
+        if self._has_ledger:
+            with self.open_ledger() as ledger:
+                exchange_heads(ledger, heads)
+        elif heads.receiver is not None:
+            raise LedgerError(
+                "Expected the ledger that this node has shown before, found none: its owner must restore it."
+            )
+
+    def with_heads(self, reply: Reply, heads: Heads) -> Reply:
+        """Returns `reply` with the newest heads of the node's ledger, if there is one, and of the asker's."""
+        if not self._has_ledger:
+            return reply
+        with self.open_ledger() as ledger:
+            return replace(reply, heads=heads_to_show(ledger, heads))
+
+    @property
+    def _has_ledger(self) -> bool:
+        return self.ledger.key_path.exists()
+
     def claim(self, run_id: str, terms: RunTerms, steps: Collection[str]) -> None:
         """Reserves, durably, all that `steps` of the run may cost the node's records.
 
@@ -127,6 +156,30 @@ class Node:
         stamp = f"{status.st_mtime_ns}-{status.st_size}"
         schema = terms.data_schema.model_dump_json()
         return _shard(self.source, stamp, schema, terms.eval_fraction, terms.spans, self.key)
+
+    def commitments(self, terms: RunTerms) -> dict[str, str]:
+        """Returns, by declared span, the keyed commitment to the node's records in it; kept in memory."""
+        shard = self.shard(terms)
+        return {span: _commitment(shard, self.key, span) for span in terms.spans}
+
+    def vouch(self, run_id: str, terms: RunTerms, steps: Collection[str], *, code: str) -> Attestation:
+        """Returns what the node claimed for `steps` of the run, signed with its ledger's key.
+
+        Raises:
+          LedgerError: the ledger or its key cannot be used; the owner's log says why.
+        """
+        statement = Statement(
+            run_id=run_id,
+            client=self.name,
+            account=self.account,
+            steps=tuple(steps),
+            plan_sha256=plan_digest(terms.plan),
+            terms_sha256=terms.digest,
+            commitments=self.commitments(terms),
+            code_sha256=code,
+        )
+        with self.open_ledger() as ledger:
+            return attest(statement, ledger.key)
 
     def blocks(self, terms: RunTerms) -> list[Block]:
         """Returns the blocks that `terms` charge: all declared spans, those without a record among them.
@@ -156,13 +209,19 @@ class Node:
             business, and goes to her log.
         """
         try:
-            with Ledger(self.ledger_path) as ledger:
+            with Ledger(self.ledger) as ledger:
                 yield ledger
         except LedgerError as error:
-            if str(self.ledger_path) not in str(error):
+            if str(self.ledger) not in str(error):
                 raise
             logger.exception("%s cannot use its ledger", self.name)
             raise LedgerError("Expected a usable ledger, found none; the node's own log says why.") from None
+
+
+def _ledger_store(config: Mapping[str, object]) -> LedgerStore:
+    """Returns the store at the path or the URL `ledger`; `ledger_key` is the file of its key."""
+    key = config.get("ledger_key")
+    return LedgerStore.at(str(config["ledger"]), key=None if key is None else Path(str(key)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -185,6 +244,12 @@ def _shard(
 ) -> Shard:
     parsed = Schema.model_validate_json(schema)
     return open_shard(path, parsed, eval_fraction=eval_fraction, split_key=key).within(spans)
+
+
+@lru_cache(maxsize=MAX_CLIENTS)
+def _commitment(shard: Shard, key: bytes, span: str) -> str:
+    # A run asks for it twice: when it is offered, and when it is claimed.
+    return commitment(shard, key, span=span)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from fedpipe import __version__
+from fedpipe.cli_budget import app as budget_app
 from fedpipe.cli_encrypted import app as encrypted_app
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
@@ -34,6 +35,7 @@ app.add_typer(run_app, name="run")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(scenario_app, name="scenario")
+app.add_typer(budget_app, name="budget")
 app.add_typer(encrypted_app, name="encrypted")
 
 

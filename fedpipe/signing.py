@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 from fedpipe.errors import LedgerError
 from fedpipe.files import canonical_json, make_private_directory, sync_directory, write_draft
 
+PUBLIC_KEY_BYTES = 32
+
 
 @dataclass(frozen=True)
 class SigningKey:
@@ -63,6 +65,14 @@ def is_signed(statement: Mapping[str, Any], *, signature: str, public: str) -> b
     except (ValueError, InvalidSignature):
         return False
     return True
+
+
+def is_public_key(text: str) -> bool:
+    """Returns whether `text` is an Ed25519 public key as `SigningKey.public` writes it."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == PUBLIC_KEY_BYTES
+    except ValueError:
+        return False
 
 
 def hold_key(path: Path) -> SigningKey:

@@ -116,6 +116,14 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
     for name, path in summary.paths.model_dump().items():
         console.print(f"{name:<12}{path}", highlight=False, soft_wrap=True, markup=False)
+    if summary.signed_by:
+        console.print(f"{'signed by':<12}{summary.signed_by}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"Check it:   fedpipe budget verify {summary.paths.certificate}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
     console.print(
         f"Try it:     fedpipe predict --model {summary.model_version} --input FILE "
         f"--workspace {summary.paths.workspace}",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fedpipe.config import parse_config
 from fedpipe.federation.flower_clients import FlowerClients
-from fedpipe.ledger import utc_now
+from fedpipe.federation.witness import Witness
+from fedpipe.ledger import Ledger, utc_now
 from fedpipe.pipeline import Progress, SilentProgress, Workspace
 from server.coordinator import RunRequest, run_cycle
 
@@ -43,4 +44,6 @@ def main(grid: Grid, context: Context) -> None:
         seed=int(settings["seed"]),
         reuse=bool(settings.get("reuse", True)),
     )
-    run_cycle(request, FlowerClients(grid), progress=_progress.get() or SilentProgress(), clock=utc_now)
+    with Ledger(request.workspace.witness_path) as ledger:
+        clients = FlowerClients(grid, witness=Witness(ledger))
+        run_cycle(request, clients, progress=_progress.get() or SilentProgress(), clock=utc_now)

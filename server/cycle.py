@@ -21,6 +21,7 @@ from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
 from fedpipe.pipeline.artifacts import are_payloads_intact
 from server import artifacts
 from server.history import statistics_before
+from server.operator_key import operator_key
 from server.registry import next_version
 from server.steps.analyze import analyze
 from server.steps.asking import Asker
@@ -177,6 +178,8 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
                 register,
                 asker=around.asker,
                 next_version=partial(next_version, around.metadata, around.workspace),
+                made_by=partial(_made_by, around.metadata, around.asker.run_id),
+                key=partial(operator_key, around.workspace),
                 clock=around.clock,
             ),
             inputs=("spans", "transform", "model", "evaluation"),
@@ -194,6 +197,11 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
             still_holds=partial(_is_served, around.workspace),
         ),
     ]
+
+
+def _made_by(metadata: MetadataStore, run_id: str) -> dict[str, str]:
+    """Returns, by step, the run that made what this run uses."""
+    return {record.step: record.run_id for record in metadata.artifacts(run_id)}
 
 
 def _is_served(workspace: Workspace, outputs: Mapping[str, BaseModel]) -> bool:

@@ -111,6 +111,7 @@ def _versions_until(
 def summarize(outcome: Outcome, population: Population, *, owners_log: Path) -> RunSummary:
     """Returns the run's summary, with what only its simulation knows."""
     version, model_path = outcome.version, outcome.workspace.root / outcome.pushed.path
+    signature = version.certificate.signature
     return RunSummary(
         run_id=outcome.run_id,
         status="COMPLETE",
@@ -136,6 +137,7 @@ def summarize(outcome: Outcome, population: Population, *, owners_log: Path) -> 
             for record in outcome.executions
             if record.state == "COMPLETE"
         },
+        signed_by=signature.public_key if signature else None,
         budgets=_budgets(outcome),
         reused={each.step: each.run_id for each in outcome.artifacts if each.run_id != outcome.run_id},
         resumed=any(record.state not in USABLE for record in outcome.executions),

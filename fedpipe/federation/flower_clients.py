@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
 from fedpipe.federation.flower_messages import message_to_reply, request_to_message
 from fedpipe.federation.messages import ABSENT, Refusal, Reply, Request
+from fedpipe.federation.witness import Witness
 
 from flwr.serverapp import Grid  # isort: skip
 
@@ -23,14 +25,20 @@ class FlowerClients:
     """
 
     def __init__(
-        self, grid: Grid, *, expected: int | None = None, poll_seconds: float = POLL_SECONDS
+        self,
+        grid: Grid,
+        *,
+        expected: int | None = None,
+        witness: Witness | None = None,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         """Asks the nodes of `grid`, once `expected` of them have connected.
 
         An engine may start its server before its nodes, and a first request that reaches some would
         silently leave out the others. They are waited for until they have been seen together
-        once, or the first wait is over.
+        once, or the first wait is over. With a `witness`, the heads of ledgers travel beside all messages.
         """
+        self._witness = witness
         self._grid = grid
         self._poll_seconds = poll_seconds
         self._awaited = 1 if expected is None else max(expected, 1)
@@ -49,7 +57,7 @@ class FlowerClients:
         if not nodes:
             return [], []
         timeout_left = max(deadline - time.monotonic(), self._poll_seconds)
-        messages = [request_to_message(request, node, timeout_left) for node in nodes]
+        messages = [request_to_message(self._witnessed(request, node), node, timeout_left) for node in nodes]
         # Flower gives None for a message that it could not deliver, or no list at all.
         identities: list[str | None] = list(self._grid.push_messages(messages)) or [None] * len(nodes)
         pending = {identity: node for identity, node in zip(identities, nodes, strict=True) if identity}
@@ -59,9 +67,17 @@ class FlowerClients:
             *(self._absent(node, "the request could not be delivered") for node in undelivered),
         ]
         replies = sorted((a for a in answers if isinstance(a, Reply)), key=lambda reply: reply.client)
-        refusals = sorted((a for a in answers if isinstance(a, Refusal)), key=lambda refusal: refusal.client)
         _check_distinct([reply.client for reply in replies])
-        return replies, refusals
+        refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+        if self._witness is not None:
+            replies, refused = self._witness.keep(replies)
+            refusals += refused
+        return replies, sorted(refusals, key=lambda refusal: refusal.client)
+
+    def _witnessed(self, request: Request, node: int) -> Request:
+        if self._witness is None:
+            return request
+        return replace(request, heads=self._witness.heads_for(self._names.get(node)))
 
     def _connected(self, deadline: float) -> list[int]:
         """Returns the nodes that are there, after waiting for those that are awaited."""

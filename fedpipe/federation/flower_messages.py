@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from fedpipe.errors import FederationError, Shortfall
 from fedpipe.federation import flower_compat  # noqa: F401  first: it keeps the import of flwr light
-from fedpipe.federation.messages import ABSENT, Arrays, Refusal, Reply, Request
+from fedpipe.federation.messages import ABSENT, Arrays, Heads, Refusal, Reply, Request
 from fedpipe.files import ordered_json
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict  # isort: skip
@@ -37,11 +37,13 @@ class _RequestHead(_Head):
     server_round: int = Field(ge=0, le=MAX_COUNT)
     attempt: int = Field(ge=0, le=MAX_COUNT)
     values: dict[str, Any]
+    heads: Heads = Heads()
 
 
 class _ReplyHead(_Head):
     client: Name
     values: dict[str, Any]
+    heads: Heads = Heads()
 
 
 class _RefusalHead(_Head):
@@ -64,6 +66,7 @@ def request_to_message(request: Request, node_id: int, ttl: float) -> Message:
         "server_round": request.server_round,
         "attempt": request.attempt,
         "values": dict(request.values),
+        "heads": request.heads.model_dump(exclude_none=True),
     }
     content = _records(ordered_json(head), request.arrays)
     return Message(content, dst_node_id=node_id, message_type=message_type(request.step), ttl=ttl)
@@ -88,8 +91,9 @@ def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
         refused = {"client": reply.client, "refusal": reply.reason, "kind": reply.kind}
         shortfalls = [asdict(shortfall) for shortfall in reply.shortfalls]
         return Message(_records(ordered_json(refused | {"shortfalls": shortfalls}), {}), reply_to=request)
-    head = ordered_json({"client": reply.client, "values": dict(reply.values)})
-    return Message(_records(head, reply.arrays), reply_to=request)
+    head = {"client": reply.client, "values": dict(reply.values)}
+    heads = {"heads": reply.heads.model_dump(exclude_none=True)}
+    return Message(_records(ordered_json(head | heads), reply.arrays), reply_to=request)
 
 
 def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
@@ -108,7 +112,7 @@ def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
                 shortfalls=tuple(refusal.shortfalls),
             )
         reply = _ReplyHead.model_validate(head)
-        return Reply(client=reply.client, values=reply.values, arrays=_arrays(message.content))
+        return Reply(**dict(reply), arrays=_arrays(message.content))
     except Exception:  # pydantic and numpy raise many kinds for what they did not write
         return Refusal(client=node_name, reason="the answer was malformed")
 

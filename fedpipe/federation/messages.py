@@ -12,12 +12,26 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from fedpipe.errors import FederationError, Shortfall
 from fedpipe.files import ordered_json
+from fedpipe.ledger.entries import SignedHead
 
 Arrays = Mapping[str, NDArray[Any]]
 ABSENT = "absent"
+
+
+class Heads(BaseModel):
+    """Heads of ledgers that travel beside a message: the sender's own, and the receiver's as last seen.
+
+    They are no part of the message: of no digest, and of no stored reply.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sender: SignedHead | None = None
+    receiver: SignedHead | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +44,7 @@ class Request:
     attempt: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+    heads: Heads = field(default=Heads(), compare=False)
 
     @property
     def digest(self) -> str:
@@ -45,6 +60,7 @@ class Reply:
     client: str
     values: Mapping[str, Any] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+    heads: Heads = field(default=Heads(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

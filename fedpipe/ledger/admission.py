@@ -4,34 +4,41 @@ A privacy filter at one fixed Renyi order for each block (Feldman and Zrnic 2021
 arXiv:2008.11193): a claim is admitted only if what is held plus all that it may cost stays
 within the budget. Nothing is kept as a running total: holdings are summed afresh from planned
 and committed counts, so rounding cannot drift (it stays near 1e-15 of the budget). Functions of
-an open transaction that holds the write lock; whoever opened it commits, or undoes everything.
+an open transaction that holds the ledger's lock, and change nothing.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, insert, select
+from sqlalchemy import Connection, Row, func, select
 
-from fedpipe.errors import BudgetError, LedgerError, Shortfall
-from fedpipe.files import canonical_json
+from fedpipe.errors import BudgetError, ConfigError, LedgerError, Shortfall
 from fedpipe.ledger import tables
 from fedpipe.ledger.blocks import Block, BlockPolicy
+from fedpipe.ledger.entries import ReservedQuery
+from fedpipe.ledger.projection import chunks
 from fedpipe.privacy import PrivacyPlan, Query, event_to_json
 from fedpipe.privacy.accounting import renyi_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
-    """A block's budget and what claims hold of it, as Renyi divergence at its order."""
+    """A block's budget and what claims hold of it, as Renyi divergence at its order.
+
+    Of a block `in_gap` it is not known what was spent: all of its budget counts as held.
+    """
 
     block: Block
     policy: BlockPolicy
     budget: float
     held: float
     num_releases: int
+    in_gap: bool = False
 
     @property
     def remaining(self) -> float:
@@ -39,155 +46,207 @@ class Spending:
         return max(0.0, self.budget - self.held)
 
 
-def check_blocks(client: str, blocks: Iterable[Block], plan: PrivacyPlan) -> None:
-    """Raises LedgerError unless `blocks` are `client`'s and hold, for each span, every split of `plan`.
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Where the ledger was last found older than a head that it had signed."""
+
+    position: int
+    found_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a claim asks of one client's blocks: queries, by name, for each split."""
+
+    plan: PrivacyPlan
+    blocks: Sequence[Block]
+    queries: Mapping[str, Mapping[str, Query]]
+
+    @classmethod
+    def make(cls, plan: PrivacyPlan, blocks: Iterable[Block], steps: Iterable[str] | None) -> Demand:
+        """Returns what `steps` of `plan` ask, by default all; nothing for a plan without privacy."""
+        named = None if steps is None else tuple(steps)
+        splits = plan.splits if plan.private else ()
+        return cls(
+            plan=plan,
+            blocks=sorted(set(blocks)) if plan.private else (),
+            queries={split: plan.queries_for(split, named) for split in splits},
+        )
+
+    def cost(self, split: str, order: int) -> float:
+        """Returns the divergence at `order` of all that a block of `split` may pay."""
+        return sum(renyi_divergence(query.events, order) for query in self.queries[split].values())
+
+    def reserved(self, orders: Iterable[int]) -> dict[str, ReservedQuery]:
+        """Returns every query as an entry says it, for blocks of `orders`."""
+        orders = sorted(set(orders))
+        named = {name: query for of_split in self.queries.values() for name, query in of_split.items()}
+        return {
+            name: ReservedQuery(
+                step=query.step,
+                splits=tuple(split for split in self.queries if name in self.queries[split]),
+                event=event_to_json(query.mechanism.event),
+                planned=query.mechanism.num_releases,
+                divergences={order: renyi_divergence(query.mechanism.event, order) for order in orders},
+            )
+            for name, query in named.items()
+        }
+
+
+def check_blocks(client: str, demand: Demand) -> None:
+    """Raises LedgerError unless the blocks are `client`'s and hold, for each span, every split of the plan.
 
     A split left out, or one that the plan does not know, would be read and not charged.
     """
+    plan = demand.plan
+    if not plan.private:
+        return
     spans: dict[str, set[str]] = {}
-    for block in blocks:
+    for block in demand.blocks:
         if block.client != client:
             raise LedgerError(f"Expected blocks of {client}, found {block}.")
         spans.setdefault(block.span, set()).add(block.split)
     if not spans or any(splits != set(plan.splits) for splits in spans.values()):
         raise LedgerError(
-            f"Expected the splits {', '.join(plan.splits)} of every span, found {sorted(map(str, blocks))}."
+            f"Expected the splits {', '.join(plan.splits)} of every span, "
+            f"found {sorted(map(str, demand.blocks))}."
         )
 
 
-def hold_division(connection: Connection, client: str, division: str) -> None:
-    """Fixes how `client`'s records fall into blocks; raises LedgerError if they did so otherwise before."""
-    of_client = tables.divisions.c.client == client
-    held: Sequence[str] = (
-        connection.execute(select(tables.divisions.c.division).where(of_client)).scalars().all()
-    )
-    if not held:
-        connection.execute(insert(tables.divisions).values(client=client, division=division))
-    elif held != [division]:
+def is_divided(connection: Connection, client: str, division: str) -> bool:
+    """Returns whether it is known how `client`'s records fall into blocks.
+
+    Raises:
+      LedgerError: they did so otherwise before.
+    """
+    query = select(tables.divisions.c.division).where(tables.divisions.c.client == client)
+    held: Sequence[str] = connection.execute(query).scalars().all()
+    if held and held != [division]:
         raise LedgerError(
             f"Expected {held[0]}, by which these records were first divided into budgets, found {division}: "
             "keep the first settings."
         )
+    return bool(held)
 
 
-def register_block(
-    connection: Connection, block: Block, plan: PrivacyPlan, policy: BlockPolicy, now: str
-) -> None:
-    """Creates `block` with `policy` unless it is known; a known one keeps its own.
+def admit(
+    connection: Connection, client: str, demand: Demand, policy: BlockPolicy
+) -> tuple[dict[Block, Spending], list[Block]]:
+    """Returns what is held of every block of `demand`, and those that are new and begin with `policy`.
 
     Raises:
-      LedgerError: for another unit or relation, or if the span's records were split otherwise before.
+      BudgetError: naming every block that cannot afford what is asked.
+      LedgerError: for another unit or relation, if a span's records were split otherwise before, or if a
+        block begins before the end of a gap.
     """
-    of_span = (tables.blocks.c.client == block.client, tables.blocks.c.span == block.span)
-    known = {row.split: row for row in connection.execute(select(tables.blocks).where(*of_span))}
-    if known.keys() - set(plan.splits):
-        raise LedgerError(
-            f"Expected blocks {sorted(known)} of {block.client}/{block.span} as before, found {block.split}: "
-            "a record in two blocks would have two budgets. Keep the schema's key as it was."
+    rows = _rows_of_spans(connection, client, sorted({block.span for block in demand.blocks}))
+    gap = last_gap(connection)
+    for row in rows:
+        _check_known(row, demand.plan)
+    known = {spending.block: spending for spending in (_spending(row, gap) for row in rows)}
+    new = [block for block in demand.blocks if block not in known]
+    for block in new:
+        _check_new(block, gap)
+        known[block] = Spending(
+            block=block, policy=policy, budget=policy.renyi_budget, held=0.0, num_releases=0
         )
-    if block.split not in known:
-        connection.execute(insert(tables.blocks).values(**_block_row(block, plan, policy, now)))
-        return
-    row = known[block.split]
+    _check_budgets([known[block] for block in demand.blocks], demand)
+    return known, new
+
+
+def last_gap(connection: Connection) -> Gap | None:
+    """Returns the newest gap that was found."""
+    row = connection.execute(
+        select(tables.gaps).order_by(tables.gaps.c.position.desc()).limit(1)
+    ).one_or_none()
+    return None if row is None else Gap(position=row.position, found_at=row.found_at)
+
+
+def all_spending(connection: Connection) -> list[Spending]:
+    """Returns what claims hold of every block, in order."""
+    gap = last_gap(connection)
+    return [_spending(row, gap) for row in connection.execute(_holdings().order_by(tables.blocks.c.block))]
+
+
+def _check_known(row: Row[Any], plan: PrivacyPlan) -> None:
+    if row.split not in plan.splits:
+        raise LedgerError(
+            f"Expected split {row.split} of {row.client}/{row.span} as before, found "
+            f"{', '.join(plan.splits)}: a record in two blocks would have two budgets. Keep the schema's "
+            "key as it was."
+        )
     if (row.privacy_unit, row.neighboring_relation) != (plan.unit, plan.neighboring_relation):
         raise LedgerError(
-            f"Expected events of unit {row.privacy_unit} under {row.neighboring_relation} on block {block}, "
-            f"found {plan.unit} under {plan.neighboring_relation}."
+            f"Expected events of unit {row.privacy_unit} under {row.neighboring_relation} on block "
+            f"{row.block}, found {plan.unit} under {plan.neighboring_relation}."
         )
 
 
-def check_budgets(connection: Connection, wanted: Iterable[tuple[Block, Mapping[str, Query]]]) -> None:
-    """Raises BudgetError, naming every block of `wanted` whose queries may cost more than remains of it."""
+def _check_new(block: Block, gap: Gap | None) -> None:
+    """An unknown block may have been spent in the gap, unless no record of it existed then."""
+    if gap is None:
+        return
+    from fedpipe.data.spans import nominal_window  # heavy: fedpipe.data reads tables
+
+    try:
+        begins = nominal_window(block.span)[0]
+    except ConfigError:
+        begins = dt.date.min
+    if begins <= dt.datetime.fromisoformat(gap.found_at).date():
+        raise LedgerError(
+            f"Expected a span that begins after {gap.found_at[:10]}, when this ledger was found to have "
+            f"forgotten what was spent, found block {block}."
+        )
+
+
+def _check_budgets(held: Sequence[Spending], demand: Demand) -> None:
+    kinds = {(spending.block.split, spending.policy.renyi_order) for spending in held}
+    costs = {kind: demand.cost(*kind) for kind in kinds}
     short: list[tuple[Spending, float]] = []
-    for block, queries in wanted:
-        spending = block_spending(connection, block)
-        order = spending.policy.renyi_order
-        requested = sum(renyi_divergence(query.events, order) for query in queries.values())
+    for spending in held:
+        requested = costs[spending.block.split, spending.policy.renyi_order]
         if not requested <= spending.remaining:  # so that no NaN is ever admitted
             short.append((spending, requested))
     if short:
         raise BudgetError(_refusal(short), [_shortfall(spending, requested) for spending, requested in short])
 
 
-def reserve_block(connection: Connection, claim: str, block: Block, queries: Mapping[str, Query]) -> None:
-    """Reserves on `block` all that `queries` may cost it; `check_budgets` comes first."""
-    order = block_spending(connection, block).policy.renyi_order
-    for name, query in queries.items():
-        connection.execute(
-            insert(tables.reservations).values(**_reservation(claim, block, name, query, order))
-        )
-
-
-def block_spending(connection: Connection, block: Block) -> Spending:
-    """Returns what claims hold of one registered block."""
-    return _spending(connection.execute(_holdings().where(tables.blocks.c.block == str(block))).one())
-
-
-def all_spending(connection: Connection) -> list[Spending]:
-    """Returns what claims hold of every block, in order."""
-    return [_spending(row) for row in connection.execute(_holdings().order_by(tables.blocks.c.block))]
-
-
-def reserved(connection: Connection, claim: str) -> set[tuple[str, str]]:
-    """Returns the (block, query) pairs for which `claim` holds reservations."""
-    r = tables.reservations.c
-    rows = connection.execute(select(r.block, r.query).where(r.claim == claim))
-    return {(row.block, row.query) for row in rows}
-
-
 def _holdings() -> Any:
-    """Selects every block with what claims hold: all that is planned, or once closed what was committed."""
-    r, c = tables.reservations.c, tables.claims.c
-    counted = case((c.state == "open", r.planned), else_=r.committed)
+    """Selects every block with what claims hold of it."""
+    r, q = tables.reservations.c, tables.queries.c
     return (
         select(
             tables.blocks,
-            func.coalesce(func.sum(counted * r.divergence), 0.0).label("held"),
-            func.coalesce(func.sum(r.committed), 0).label("num_releases"),
+            func.coalesce(func.sum(q.counted * r.divergence), 0.0).label("held"),
+            func.coalesce(func.sum(q.committed), 0).label("num_releases"),
         )
-        .select_from(tables.blocks.outerjoin(tables.reservations).outerjoin(tables.claims))
-        .group_by(tables.blocks.c.block)
+        .select_from(tables.blocks.outerjoin(tables.reservations).outerjoin(tables.queries))
+        .group_by(tables.blocks.c.id)
     )
 
 
-def _spending(row: Row[Any]) -> Spending:
+def _rows_of_spans(connection: Connection, client: str, spans: Sequence[str]) -> list[Row[Any]]:
+    b = tables.blocks.c
+    of_client = _holdings().where(b.client == client)
+    return [row for part in chunks(spans) for row in connection.execute(of_client.where(b.span.in_(part)))]
+
+
+def _spending(row: Row[Any], gap: Gap | None) -> Spending:
+    in_gap = gap is not None and row.position < gap.position
     return Spending(
         block=Block(client=row.client, span=row.span, split=row.split),
-        policy=BlockPolicy(epsilon=row.epsilon, delta=row.delta, renyi_order=row.renyi_order),
+        policy=_policy(row.epsilon, row.delta, row.reserved_delta, row.renyi_order),
         budget=row.renyi_budget,
-        held=float(row.held),
+        held=max(float(row.held), row.renyi_budget) if in_gap else float(row.held),
         num_releases=int(row.num_releases),
+        in_gap=in_gap,
     )
 
 
-def _block_row(block: Block, plan: PrivacyPlan, policy: BlockPolicy, now: str) -> dict[str, Any]:
-    return {
-        "block": str(block),
-        "client": block.client,
-        "span": block.span,
-        "split": block.split,
-        "privacy_unit": plan.unit,
-        "neighboring_relation": plan.neighboring_relation,
-        "epsilon": policy.epsilon,
-        "delta": policy.delta,
-        "renyi_order": policy.renyi_order,
-        "renyi_budget": policy.renyi_budget,
-        "created_at": now,
-    }
-
-
-def _reservation(claim: str, block: Block, name: str, query: Query, order: int) -> dict[str, Any]:
-    event = query.mechanism.event
-    return {
-        "claim": claim,
-        "block": str(block),
-        "query": name,
-        "step": query.step,
-        "event": canonical_json(event_to_json(event)),
-        "divergence": renyi_divergence(event, order),
-        "planned": query.mechanism.num_releases,
-        "committed": 0,
-    }
+@lru_cache(maxsize=1024)
+def _policy(epsilon: float, delta: float, reserved_delta: float, renyi_order: int) -> BlockPolicy:
+    # Blocks are many and policies few.
+    return BlockPolicy(epsilon=epsilon, delta=delta, reserved_delta=reserved_delta, renyi_order=renyi_order)
 
 
 def _refusal(short: Sequence[tuple[Spending, float]]) -> str:

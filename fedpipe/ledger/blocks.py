@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpipe.errors import LedgerError, PrivacyError
 from fedpipe.privacy import PrivacyPlan
@@ -24,8 +24,21 @@ class Block:
         if any(not part or "/" in part for part in (self.client, self.span, self.split)):
             raise LedgerError(f"Expected names without '/' for a block, found {self}.")
 
+    @classmethod
+    def parse(cls, name: str) -> Block:
+        """Returns the block that is written as `name`."""
+        parts = name.split("/")
+        if len(parts) != 3:
+            raise LedgerError(f"Expected a block's name, such as ada/2026-10/train, found {name!r}.")
+        return cls(client=parts[0], span=parts[1], split=parts[2])
+
     def __str__(self) -> str:
         return f"{self.client}/{self.span}/{self.split}"
+
+
+def claim_name(run_id: str, client: str) -> str:
+    """Returns the name of `client`'s claim in run `run_id`."""
+    return f"{run_id}/{client}"
 
 
 class BlockPolicy(BaseModel):
@@ -41,11 +54,19 @@ class BlockPolicy(BaseModel):
     epsilon: float = Field(gt=0)
     delta: float = Field(gt=0, lt=1)
     renyi_order: int = Field(ge=2)
+    # The part of delta that is kept for mechanisms with a delta of their own; none of ours has one.
+    reserved_delta: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _leave_some_delta(self) -> BlockPolicy:
+        if self.reserved_delta >= self.delta:
+            raise PrivacyError(f"Expected reserved_delta < delta, found {self.reserved_delta:g}: lower it.")
+        return self
 
     @property
     def renyi_budget(self) -> float:
         """The divergence that the block may spend at `renyi_order`."""
-        return renyi_budget(self.epsilon, self.delta, self.renyi_order)
+        return renyi_budget(self.epsilon, self.delta - self.reserved_delta, self.renyi_order)
 
 
 def policy_for_runs(plan: PrivacyPlan, num_runs: int) -> BlockPolicy:

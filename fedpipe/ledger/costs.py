@@ -41,27 +41,27 @@ def _num_releases(connection: Connection, run_id: str) -> dict[str, int]:
     return {str(row.step): int(row.number) for row in connection.execute(query)}
 
 
-def _dearest_blocks(connection: Connection, run_id: str) -> dict[str, str]:
+def _dearest_blocks(connection: Connection, run_id: str) -> dict[str, int]:
     """Returns, by step, the block on which the run's committed divergences add up to most."""
-    r = tables.reservations.c
-    total = func.sum(r.committed * r.divergence).label("total")
+    r, q = tables.reservations.c, tables.queries.c
+    total = func.sum(q.committed * r.divergence).label("total")
     query = (
-        select(r.step, r.block, total)
-        .select_from(tables.reservations.join(tables.claims))
-        .where(tables.claims.c.run_id == run_id, r.committed > 0)
-        .group_by(r.step, r.block)
-        .order_by(total)
+        select(q.step, r.block, total)
+        .select_from(tables.reservations.join(tables.queries).join(tables.claims))
+        .where(tables.claims.c.run_id == run_id, q.committed > 0)
+        .group_by(q.step, r.block)
+        .order_by(total, r.block)
     )
-    return {str(row.step): str(row.block) for row in connection.execute(query)}  # the largest comes last
+    return {str(row.step): int(row.block) for row in connection.execute(query)}  # the largest comes last
 
 
-def _events(connection: Connection, run_id: str, step: str, block: str | None) -> tuple[DpEvent, ...]:
-    r = tables.reservations.c
+def _events(connection: Connection, run_id: str, step: str, block: int | None) -> tuple[DpEvent, ...]:
+    r, q = tables.reservations.c, tables.queries.c
     query = (
-        select(r.event, r.committed)
-        .select_from(tables.reservations.join(tables.claims))
-        .where(tables.claims.c.run_id == run_id, r.step == step, r.block == block, r.committed > 0)
-        .order_by(r.query)
+        select(q.event, q.committed)
+        .select_from(tables.reservations.join(tables.queries).join(tables.claims))
+        .where(tables.claims.c.run_id == run_id, q.step == step, r.block == block, q.committed > 0)
+        .order_by(q.query)
     )
     return tuple(
         dp_event.SelfComposedDpEvent(event_from_json(json.loads(row.event)), row.committed)

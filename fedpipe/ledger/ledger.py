@@ -3,36 +3,40 @@
 The order of things is what protects a record (PrivateKube's vocabulary, OSDI 2021): `reserve`
 the whole run durably before anything is read; `commit` each release in the transaction that
 stores its reply, before the reply is sent; `close` frees only what was never committed. A crash
-at any point leaves the reservation standing, and a reservation counts as spent.
+at any point leaves the reservation standing, and a reservation counts as spent. Each of them
+appends to a chain of signed entries, from which all the rest follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, func, insert, select
 
-from fedpipe.errors import BudgetError, LedgerError
+from fedpipe.errors import LedgerError
 from fedpipe.ledger import tables
-from fedpipe.ledger.admission import (
-    Spending,
-    all_spending,
-    check_blocks,
-    check_budgets,
-    hold_division,
-    register_block,
-    reserve_block,
-    reserved,
+from fedpipe.ledger.admission import Demand, Spending, all_spending, check_blocks
+from fedpipe.ledger.blocks import Block, BlockPolicy, claim_name
+from fedpipe.ledger.chain import Chain, page_after
+from fedpipe.ledger.claims import (
+    Agreement,
+    ReleaseId,
+    claim_row,
+    close,
+    commit,
+    kept_reply,
+    release_row,
+    reserve,
 )
-from fedpipe.ledger.blocks import Block, BlockPolicy
 from fedpipe.ledger.costs import StepCost, run_costs
-from fedpipe.privacy import PrivacyPlan, Query
+from fedpipe.ledger.entries import BEGINNING, Entry, LedgerMade, SignedHead
+from fedpipe.ledger.heads import meet_head, newest_heads, witness_head
+from fedpipe.ledger.stores import LedgerStore, as_ledger_error
+from fedpipe.privacy import PrivacyPlan
+from fedpipe.signing import SigningKey, hold_key, read_key
 
 Clock = Callable[[], datetime]
 
@@ -42,52 +46,52 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleaseId:
-    """What a release answers: one request of one run. A retry that draws fresh noise is a new attempt."""
-
-    run_id: str
-    client: str
-    step: str
-    server_round: int = 0
-    attempt: int = 0
-
-    @property
-    def claim(self) -> str:
-        """The claim that pays."""
-        return claim_name(self.run_id, self.client)
-
-
-def claim_name(run_id: str, client: str) -> str:
-    """Returns the name of `client`'s claim in run `run_id`."""
-    return f"{run_id}/{client}"
-
-
 class Ledger:
-    """One SQLite file. Safe under several processes; opened and closed by `with`."""
+    """A SQLite file or a PostgreSQL database. Safe under several processes; opened and closed by `with`."""
 
-    def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
+    def __init__(self, store: LedgerStore | Path, *, clock: Clock = utc_now) -> None:
+        self._store = store if isinstance(store, LedgerStore) else LedgerStore.at(store)
         self._clock = clock
         try:
-            engine = tables.open_engine(path)
-        except (DatabaseError, OSError) as error:
-            raise LedgerError(
-                f"Expected to make a ledger at {path}, found that impossible: {error}."
-            ) from error
-        try:
-            with _as_ledger_error():
+            with as_ledger_error():
+                engine = self._store.open(self._lay_out)
                 self._connection = engine.connect()
-            self._check_format()
+            self._key = self._open()
+        except OSError as error:
+            raise LedgerError(
+                f"Expected to make a ledger at {self._store}, found that impossible: {error}."
+            ) from error
         except LedgerError as error:
-            raise LedgerError(f"{error} (The file: {path}.)") from error
+            raise LedgerError(f"{error} (The ledger: {self._store}.)") from error
 
-    def _check_format(self) -> None:
+    def _lay_out(self, connection: Connection, key: SigningKey) -> None:
+        tables.metadata.create_all(connection)
+        connection.execute(insert(tables.info).values(key="format_version", value=tables.FORMAT_VERSION))
+        Chain(connection, key, self._now, verified=BEGINNING).append(LedgerMade(public_key=key.public))
+
+    def _open(self) -> SigningKey:
         try:
             with self._transaction() as connection:
-                tables.check_format(connection)
-        except LedgerError:
+                found = tables.read_format(connection)
+                if found != tables.FORMAT_VERSION:
+                    self._upgrade(connection, found)
+                key = read_key(self._store.key_path)
+                self._verified = Chain(connection, key, self._now).last_digest
+        except BaseException:
             self._connection.close()
             raise
+        return key
+
+    def _upgrade(self, connection: Connection, found: str | None) -> None:
+        from fedpipe.ledger.migration import UPGRADABLE, upgrade  # slow, and seldom needed
+
+        if found not in UPGRADABLE:
+            raise LedgerError(
+                f"Expected a ledger of format {tables.FORMAT_VERSION}, found {found or 'no ledger'}: restore "
+                "it from a backup, or use the fedpipe version that wrote it. A new ledger would forget what "
+                "was spent."
+            )
+        upgrade(connection, hold_key(self._store.key_path), self._now, found=found)
 
     def __enter__(self) -> Ledger:
         return self
@@ -120,32 +124,11 @@ class Ledger:
           LedgerError: the claim exists with other terms, steps or blocks, or was closed; the blocks are not
             those that the plan charges; or the records would be divided otherwise than before.
         """
-        claim = claim_name(run_id, client)
-        charged = sorted(set(blocks)) if plan.private else []
-        if plan.private:
-            check_blocks(client, charged, plan)
-        wanted = [(block, plan.queries_for(block.split, steps)) for block in charged]
-        with self._transaction() as connection:
-            if self._adopt(connection, claim, terms_digest, wanted):
-                return
-            connection.execute(
-                insert(tables.claims).values(
-                    claim=claim,
-                    run_id=run_id,
-                    client=client,
-                    terms=terms,
-                    terms_digest=terms_digest,
-                    state="open",
-                    created_at=self._now(),
-                )
-            )
-            if plan.private:
-                hold_division(connection, client, division)
-            for block in charged:
-                register_block(connection, block, plan, policy, self._now())
-            check_budgets(connection, wanted)
-            for block, queries in wanted:
-                reserve_block(connection, claim, block, queries)
+        demand = Demand.make(plan, blocks, steps)
+        check_blocks(client, demand)
+        agreement = Agreement(run_id=run_id, client=client, terms=terms, terms_digest=terms_digest)
+        with self._writing() as chain:
+            reserve(chain, agreement, demand, policy=policy, division=division)
 
     def terms(self, run_id: str, client: str) -> str:
         """Returns what `client` agreed to for `run_id`, as stored by `reserve`.
@@ -154,7 +137,7 @@ class Ledger:
           LedgerError: if it never agreed to this run.
         """
         with self._transaction() as connection:
-            row = _claim(connection, claim_name(run_id, client))
+            row = claim_row(connection, claim_name(run_id, client))
         if row is None:
             raise LedgerError(
                 f"Expected an accepted run, found no claim for run {run_id}: the claim comes first."
@@ -168,7 +151,8 @@ class Ledger:
           LedgerError: the identity was used with other content, or its reply is no longer kept.
         """
         with self._transaction() as connection:
-            row = _release(connection, release)
+            row = release_row(connection, release)
+            reply = kept_reply(connection, release) if row else None
         if row is None:
             return None
         if row.request_digest != request_digest:
@@ -176,12 +160,12 @@ class Ledger:
                 f"Expected the request that {release.step} round {release.server_round} attempt "
                 f"{release.attempt} was answered for, found other content under the same identity."
             )
-        if row.reply is None:
+        if reply is None:
             raise LedgerError(
                 f"Expected a request of the current round, found {release.step} round "
                 f"{release.server_round}, whose reply is no longer kept: a new run (--fresh) is a new charge."
             )
-        return bytes(row.reply)
+        return reply
 
     def commit(self, release: ReleaseId, *, request_digest: str, reply: bytes, charged: bool = True) -> None:
         """Counts a release as made and keeps `reply`, in one durable transaction. Call before sending.
@@ -189,45 +173,20 @@ class Ledger:
         `charged=False` is for runs that their owner let happen without privacy: nothing to count.
 
         Raises:
-          LedgerError: the claim is unknown or closed, the identity was used, or an uncharged release was
-            asked of a claim that holds a budget.
+          LedgerError: the claim is unknown, closed or older than a gap, the identity was used, or an
+            uncharged release was asked of a claim that holds a budget.
           BudgetError: the plan allows no further release in this step.
         """
-        with self._transaction() as connection:
-            claim = _claim(connection, release.claim)
-            if claim is None or claim.state != "open":
-                raise LedgerError(f"Expected an open claim for run {release.run_id}, found none.")
-            if _release(connection, release) is not None:
-                raise LedgerError("Expected a new release, found its identity already used.")
-            if charged:
-                _count_release(connection, release)
-            elif reserved(connection, release.claim):
-                raise LedgerError("Expected a charged release of a run with privacy, found an uncharged one.")
-            connection.execute(
-                insert(tables.releases).values(
-                    claim=release.claim,
-                    step=release.step,
-                    server_round=release.server_round,
-                    attempt=release.attempt,
-                    request_digest=request_digest,
-                    reply=reply,
-                    committed_at=self._now(),
-                )
-            )
-            _forget_replies(connection, release.claim, step=release.step, before=release.server_round)
+        with self._writing() as chain:
+            commit(chain, release, request_digest=request_digest, reply=reply, charged=charged)
 
     def close(self, run_id: str, client: str) -> bool:
         """Ends a claim: what was committed stays spent, what was never committed is free again.
 
         Returns whether there is such a claim.
         """
-        claim = claim_name(run_id, client)
-        with self._transaction() as connection:
-            ended = connection.execute(
-                update(tables.claims).where(tables.claims.c.claim == claim).values(state="closed")
-            )
-            _forget_replies(connection, claim)
-            return ended.rowcount > 0
+        with self._writing() as chain:
+            return close(chain, run_id, client)
 
     def spending(self) -> list[Spending]:
         """Returns every block with its budget and what claims hold of it."""
@@ -249,88 +208,71 @@ class Ledger:
         with self._transaction() as connection:
             return int(connection.execute(query).scalar_one())
 
+    @property
+    def key(self) -> SigningKey:
+        """The key that signs the chain, and whatever else the ledger's owner vouches for."""
+        return self._key
+
+    def head(self) -> SignedHead:
+        """Returns the signed head of the chain: whoever keeps it can tell later whether it was changed."""
+        with self._writing() as chain:
+            return chain.end.head(self._key.public)
+
+    def entries(self, after: int = 0) -> Iterator[Entry]:
+        """Returns the entries after position `after`, in order."""
+        while True:
+            with self._transaction() as connection:
+                page = page_after(connection, after)
+            if not page:
+                return
+            yield from page
+            after = page[-1].position
+
+    def witness(self, name: str, head: SignedHead) -> None:
+        """Keeps `head`, which the ledger of `name` has shown, as an entry if it is that ledger's newest.
+
+        Raises:
+          LedgerError: it is not signed, another key's than before, or says another digest than before of the
+            same position.
+        """
+        with self._writing() as chain:
+            witness_head(chain, name, head)
+
+    def witnessed(self, name: str) -> SignedHead | None:
+        """Returns the newest head that was kept under `name`, or None."""
+        with self._transaction() as connection:
+            return newest_heads(connection, name).get(name)
+
+    def all_witnessed(self) -> dict[str, SignedHead]:
+        """Returns the newest head that each other ledger has shown, by the name under which it was kept."""
+        with self._transaction() as connection:
+            return newest_heads(connection)
+
+    def meet(self, own_head: SignedHead) -> None:
+        """Checks that a head, signed by this ledger's key and shown by somebody else, is in the chain.
+
+        If not, the ledger is older than what it once was: a gap is written down. From then on all known
+        blocks count as spent, and others are admitted only of spans that begin later.
+
+        Raises:
+          LedgerError: a gap was found, or the head is another ledger's.
+        """
+        with self._writing() as chain:
+            gap = meet_head(chain, self._key.public, own_head)
+        if gap is not None:
+            raise gap  # after the gap is durable
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with _as_ledger_error(), self._connection.begin():
+        with as_ledger_error(), self._connection.begin():
             yield self._connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Chain]:
+        with self._transaction() as connection:
+            chain = Chain(connection, self._key, self._now, verified=self._verified)
+            yield chain
+        self._verified = chain.last_digest
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="milliseconds")
-
-    def _adopt(
-        self,
-        connection: Connection,
-        claim: str,
-        terms_digest: str,
-        wanted: Sequence[tuple[Block, Mapping[str, Query]]],
-    ) -> bool:
-        row = _claim(connection, claim)
-        if row is None:
-            return False
-        if row.terms_digest != terms_digest:
-            raise LedgerError(
-                f"Expected the terms that claim {claim} was made with, found others: start a new run "
-                "with --fresh."
-            )
-        if row.state != "open":
-            raise LedgerError(f"Expected an open claim, found {claim} closed: start a new run with --fresh.")
-        pairs = {(str(block), name) for block, queries in wanted for name in queries}
-        if reserved(connection, claim) != pairs:
-            raise LedgerError(
-                f"Expected the blocks and steps that claim {claim} was made for, found others: start a new "
-                "run with --fresh."
-            )
-        return True
-
-
-@contextmanager
-def _as_ledger_error() -> Iterator[None]:
-    try:
-        yield
-    except DatabaseError as error:
-        raise LedgerError(
-            f"Expected a usable ledger, found one that SQLite cannot use ({error.orig}). If damaged, "
-            "restore it from a backup: a new ledger would forget what was spent."
-        ) from error
-
-
-def _claim(connection: Connection, claim: str) -> Row[Any] | None:
-    return connection.execute(select(tables.claims).where(tables.claims.c.claim == claim)).one_or_none()
-
-
-def _release(connection: Connection, release: ReleaseId) -> Row[Any] | None:
-    query = select(tables.releases).where(
-        tables.releases.c.claim == release.claim,
-        tables.releases.c.step == release.step,
-        tables.releases.c.server_round == release.server_round,
-        tables.releases.c.attempt == release.attempt,
-    )
-    return connection.execute(query).one_or_none()
-
-
-def _count_release(connection: Connection, release: ReleaseId) -> None:
-    """Counts one release of every query of the step, on every block that it reads."""
-    r = tables.reservations.c
-    of_step = (r.claim == release.claim, r.step == release.step)
-    exhausted = connection.execute(
-        select(func.count()).select_from(tables.reservations).where(*of_step, r.committed >= r.planned)
-    ).scalar_one()
-    counted = connection.execute(
-        update(tables.reservations).where(*of_step).values(committed=r.committed + 1)
-    )
-    if exhausted or counted.rowcount == 0:
-        raise BudgetError(
-            f"Expected a release that the plan allows, found {release.step} round {release.server_round}: "
-            "all planned releases of this step were made."
-        )
-
-
-def _forget_replies(
-    connection: Connection, claim: str, *, step: str | None = None, before: int | None = None
-) -> None:
-    """Drops the replies of a claim: all of them, or those of a step that are older than a round."""
-    c = tables.releases.c
-    query = update(tables.releases).where(c.claim == claim, c.reply.is_not(None))
-    if step is not None:
-        query = query.where(c.step == step, c.server_round < before)
-    connection.execute(query.values(reply=None))

@@ -15,6 +15,7 @@ from fedpipe.errors import ConfigError, WorkspaceError
 from fedpipe.files import clear_drafts, write_text
 
 MARKER = "fedpipe-workspace.json"
+PUBLIC_KEY = "signing.pub"
 FORMAT_VERSION = 1
 
 _OTHER = "Choose another directory with --workspace."
@@ -52,6 +53,21 @@ class Workspace:
     def ledger_path(self) -> Path:
         """The file of the ledger that a simulated population's nodes share."""
         return self.root / "ledger.sqlite"
+
+    @property
+    def witness_path(self) -> Path:
+        """The file of the coordinator's own ledger, which keeps what the clients' ledgers have shown."""
+        return self.root / "witness.sqlite"
+
+    @property
+    def signing_key_path(self) -> Path:
+        """The operator's private key, which signs certificates."""
+        return self.root / "signing.key"
+
+    @property
+    def public_key_path(self) -> Path:
+        """The public half of that key: for handing out."""
+        return self.root / PUBLIC_KEY
 
     @property
     def runs_dir(self) -> Path:

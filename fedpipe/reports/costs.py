@@ -113,6 +113,20 @@ def dropout_words(certificate: Certificate) -> str:
     return f"{listing(missed)}. What they had planned to release is counted all the same."
 
 
+def vouching_words(certificate: Certificate) -> str:
+    """Returns which clients signed what they accepted."""
+    clients = {each.client for each in certificate.commitments}
+    vouching = {each.statement.client for each in certificate.attestations}
+    if not vouching:
+        return "nobody: no client signed what it accepted"
+    silent = sorted(clients - vouching)
+    rest = f"; not by {listing(silent)}" if silent else ""
+    return (
+        f"{len(vouching)} of {plural(len(clients), 'client')}, each with a signature of its own on plan, "
+        f"records and code{rest}"
+    )
+
+
 def _block_report(block: BlockCost, certificate: Certificate) -> BlockReport:
     delta = certificate.plan.delta
     events = [event_from_json(query.event) for query in block.queries]

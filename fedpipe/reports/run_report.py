@@ -102,6 +102,7 @@ def _privacy(evidence: RunEvidence) -> dict[str, Any]:
         "detection": max((block.detection for block in blocks), default=1.0),
         "false_alarms": costs.FALSE_ALARMS,
         "dropouts": costs.dropout_words(certificate),
+        "vouched": costs.vouching_words(certificate),
         "budgets": comparison.budget_rows(evidence.budgets),
         "scarcest": comparison.scarcest(evidence.budgets),
         "learning": learning.learning_report(evidence.rounds, certificate),

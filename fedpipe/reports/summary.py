@@ -36,6 +36,7 @@ class RunSummary(_Frozen):
     """What a run did. Everything outside `simulation_only` is charged or public.
 
     Attributes:
+      signed_by: public key of whoever signed the certificate.
       budgets: what is left for later runs, where it is known.
       reused: by step that was taken from another run, that run.
       resumed: whether a step was begun more than once.
@@ -54,6 +55,7 @@ class RunSummary(_Frozen):
     simulation_only: SimulationOnly | None
     paths: Paths
     timings_seconds: dict[str, float]
+    signed_by: str | None = None
     budgets: tuple[Budget, ...] = ()
     reused: dict[str, str] = {}
     resumed: bool = False

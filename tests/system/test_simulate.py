@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import stat
 from collections.abc import Iterable
@@ -141,6 +142,7 @@ def test_the_summary_has_exactly_the_documented_keys(life: Life) -> None:
             "simulation_only",
             "paths",
             "timings_seconds",
+            "signed_by",
             "budgets",
             "reused",
             "resumed",
@@ -213,11 +215,46 @@ def test_secure_randomness_never_gives_the_same_model_twice(life: Life) -> None:
 # --- what others can check ---------------------------------------------------------------------
 
 
-def test_a_stranger_s_script_recomputes_the_epsilon(life: Life, shell: Any) -> None:
-    script = Path(__file__).with_name("independent_epsilon.py")
-    done = shell.python(str(script), life.first["paths"]["certificate"])
+def test_a_stranger_s_script_verifies_the_certificate(life: Life, shell: Any, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "certificate.md").read_text()
+    script = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert script is not None
+    (tmp_path / "check_certificate.py").write_text(script[1])
+    public = (Path(life.first["paths"]["workspace"]) / "signing.pub").read_text().strip()
+    done = shell.python(str(tmp_path / "check_certificate.py"), life.first["paths"]["certificate"], public)
     assert done.code == 0, done.err
     assert float(done.out) == pytest.approx(life.first["privacy"]["epsilon"], rel=1e-3)
+
+
+def test_every_certificate_is_verified_and_an_edited_one_is_not(
+    life: Life, shell: Any, tmp_path: Path
+) -> None:
+    for summary in life.summaries:
+        done = shell.run(
+            "budget", "verify", summary["paths"]["certificate"], "--code", "--json", module="fedpipe"
+        )
+        assert done.code == 0, done.out
+        found = json.loads(done.out)
+        assert found["differences"] == []
+        assert found["recomputed_epsilon"] == pytest.approx(summary["privacy"]["epsilon"], rel=1e-9)
+        assert len(found["attested_by"]) == NUM_CLIENTS
+    text = Path(life.first["paths"]["certificate"]).read_text()
+    (tmp_path / "edited.json").write_text(text.replace('"count": 1,', '"count": 2,', 1))
+    public = str(Path(life.first["paths"]["workspace"]) / "signing.pub")
+    done = shell.run("budget", "verify", str(tmp_path / "edited.json"), "--key", public, module="fedpipe")
+    assert done.code == 2
+    assert "NOT VERIFIED" in done.out
+    assert "the event of labels is not what the plan charges" in done.out
+    done = shell.run(
+        "budget",
+        "verify",
+        life.first["paths"]["certificate"],
+        "--client-key",
+        f"client-1={public}",
+        module="fedpipe",
+    )
+    assert done.code == 2
+    assert "client client-1: its attestation is signed by" in done.out
 
 
 def test_certificates_state_the_whole_run(life: Life) -> None:

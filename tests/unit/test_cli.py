@@ -51,6 +51,26 @@ def empty_workspace(tmp_path: Path) -> Path:
     return workspace.root
 
 
+def test_verification_needs_no_tensorflow() -> None:
+    code = "import sys, fedpipe.ledger.verify; print([name for name in sys.modules if name in %r])"
+    forbidden = ("tensorflow", "tensorflow_privacy", "flwr", "ray", "ml_metadata", "server", "clients")
+    done = subprocess.run(
+        [sys.executable, "-c", code % (forbidden,)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_verification_of_anything_else_is_refused_in_one_line(refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    assert "another file" in refused("budget", "verify", path)
+    assert "No such file" in refused("budget", "verify", tmp_path / "none.json")
+    path.write_text('{"format": "fedpipe privacy certificate", "version": 1}')
+    assert "found 1" in refused("budget", "verify", path)
+    assert "public key" in refused("budget", "verify", path, "--key", "abc")
+    assert "NAME=PUBLIC" in refused("budget", "verify", path, "--client-key", "abc")
+
+
 @pytest.mark.parametrize("module", ["fedpipe.cli", "fedpipe.simulate", "fedpipe.entry", "fedpipe.files"])
 def test_importing_the_command_line_is_cheap(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"

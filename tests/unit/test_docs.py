@@ -46,10 +46,12 @@ def test_options_that_pages_name_exist(page: Path) -> None:
             "model show",
             "config show",
             "scenario weeks",
+            "budget check",
+            "budget verify",
         )
     }
     for line in re.findall(
-        r"fedpipe ((?:simulate|predict|serve|run|model|config|scenario) .*)", page.read_text()
+        r"fedpipe ((?:simulate|predict|serve|run|model|config|scenario|budget) .*)", page.read_text()
     ):
         command = next((name for name in helps if line.startswith(name)), None)
         for option in re.findall(r"(--[a-z]+)", line) if command else ():

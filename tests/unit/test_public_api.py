@@ -24,8 +24,11 @@ PUBLIC = {
     "fedpipe.ledger": [
         "Block",
         "BlockPolicy",
+        "Entry",
         "Ledger",
+        "LedgerStore",
         "ReleaseId",
+        "SignedHead",
         "Spending",
         "StepCost",
         "policy_for_budget",

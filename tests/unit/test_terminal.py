@@ -61,6 +61,13 @@ def test_the_guarantee_comes_before_the_quality() -> None:
     assert "/w/report.html" in text
 
 
+def test_it_says_who_signed_and_how_to_check() -> None:
+    assert "budget verify" not in printed(summary())
+    text = printed(summary().model_copy(update={"signed_by": "A" * 43 + "="}))
+    assert f"signed by   {'A' * 43}=" in text
+    assert "fedpipe budget verify /w/c" in text
+
+
 def test_a_run_without_privacy_says_so_first() -> None:
     text = printed(summary(status="NOT PRIVATE", epsilon=None, delta=None))
     assert text.index("NOT PRIVATE") < text.index("auc")

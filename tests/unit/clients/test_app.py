@@ -28,7 +28,7 @@ def ask(node: Node, request: Request, **config: str) -> Reply | Refusal:
         "client": node.name,
         "source": str(node.source),
         "key": str(node.key_path),
-        "ledger": str(node.ledger_path),
+        "ledger": str(node.ledger),
         "policy": node.policy.model_dump_json(),
     }
     grid = InProcessGrid(app, [entries | config])
@@ -151,11 +151,11 @@ def test_a_damaged_ledger_is_a_refusal_without_its_path(
     make_node: Callable[..., Node], make_terms: Callable[..., RunTerms], offer: Callable[..., Request]
 ) -> None:
     node = make_node()
-    node.ledger_path.write_bytes(b"no ledger at all")
+    node.ledger.path.write_bytes(b"no ledger at all")
     answer = ask(node, offer(make_terms()))
     assert isinstance(answer, Refusal)
     assert answer.kind == "LedgerError"
-    assert str(node.ledger_path.parent) not in answer.reason
+    assert str(node.ledger.path.parent) not in answer.reason
 
 
 def test_a_node_that_is_set_up_wrongly_refuses(make_node: Callable[..., Node]) -> None:

@@ -21,8 +21,10 @@ from fedpipe.federation.terms import RunTerms
 from fedpipe.learning import kernel
 from fedpipe.learning.score_histograms import ScoreBins
 from fedpipe.ledger import Ledger
+from fedpipe.ledger.attestation import Attestation, Statement, plan_digest
 from fedpipe.privacy import SeededRandomness
 from fedpipe.provenance import code_digest
+from fedpipe.signing import read_key
 
 MakeTerms = Callable[..., RunTerms]
 MakeNode = Callable[..., Node]
@@ -91,7 +93,7 @@ def accepted(make_node: MakeNode, make_terms: MakeTerms, offer: Offer) -> Node:
 
 
 def num_releases(node: Node, run_id: str = "run-1") -> int:
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         return ledger.num_releases(run_id)
 
 
@@ -113,7 +115,7 @@ def test_an_ingest_reply_holds_nothing_observed(
         encode_reply(Reply(client="client-1", values=expected))
     }
     assert len(set(commitments)) == 3
-    assert not node.ledger_path.exists()
+    assert not node.ledger.path.exists()
     assert all(len(commitment) == 64 for commitment in commitments)
 
 
@@ -130,7 +132,7 @@ def test_a_claim_reserves_the_whole_run_before_anything_is_answered(
 ) -> None:
     node = make_node(lifetime_runs=1)
     handlers.claim(node, offer(make_terms(), "run-1"))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         spending = ledger.spending()
     assert max(block.held / block.budget for block in spending) == pytest.approx(1.0)
     assert all(block.held > 0 for block in spending)
@@ -145,6 +147,55 @@ def test_the_same_offer_is_accepted_again_at_no_cost(
     node = make_node(lifetime_runs=1)
     first = handlers.claim(node, offer(make_terms()))
     assert encode_reply(handlers.claim(node, offer(make_terms()))) == encode_reply(first)
+
+
+def test_a_client_vouches_for_what_it_claimed_with_a_key_beside_its_ledger(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer, survey: Offer
+) -> None:
+    node, terms = make_node(), make_terms()
+    told = handlers.ingest(node, survey(terms)).values
+    reply = handlers.claim(node, offer(terms, steps=["train", "analyze"]))
+    attestation = Attestation.model_validate(reply.values["attestation"])
+    assert attestation.is_genuine
+    assert attestation.signature.public_key == read_key(node.ledger.key_path).public
+    assert attestation.statement == Statement(
+        run_id="run-1",
+        client="client-1",
+        account="client-1",
+        steps=("train", "analyze"),
+        plan_sha256=plan_digest(terms.plan),
+        terms_sha256=terms.digest,
+        commitments={span["name"]: span["commitment"] for span in told["spans"]},
+        code_sha256=told["code"],
+    )
+
+
+def test_an_edited_attestation_is_not_genuine(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    found = Attestation.model_validate(handlers.claim(make_node(), offer(make_terms())).values["attestation"])
+    for name, value in found.statement.model_dump().items():
+        if name not in ("kind", "version"):
+            other = (
+                {"undated": ""} if name == "commitments" else ("train",) if name == "steps" else value + "x"
+            )
+            edited = found.statement.model_copy(update={name: other})
+            assert not found.model_copy(update={"statement": edited}).is_genuine
+
+
+def test_a_client_whose_key_cannot_be_used_reserves_nothing_and_tells_no_path(
+    make_node: MakeNode, make_terms: MakeTerms, offer: Offer
+) -> None:
+    node = make_node()
+    with Ledger(node.ledger):
+        key = node.ledger.key_path.read_bytes()
+    node.ledger.key_path.write_text("no key")
+    with pytest.raises(LedgerError, match="own log says why") as caught:
+        handlers.claim(node, offer(make_terms()))
+    assert str(node.ledger) not in str(caught.value)
+    node.ledger.key_path.write_bytes(key)
+    with Ledger(node.ledger) as ledger:
+        assert ledger.spending() == []
 
 
 @pytest.mark.parametrize("values", [{}, {"terms": None}, {"terms": {"plan": 1}}])
@@ -171,7 +222,7 @@ def test_only_the_claimed_steps_are_reserved_and_answered(
     """The rest of a run whose first steps came from the cache."""
     node = make_node(lifetime_runs=1)
     handlers.claim(node, offer(make_terms(), steps=["analyze"]))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         held = {spending.block.split: spending.held for spending in ledger.spending()}
     assert held["train"] == 0 < held["eval"]
     with pytest.raises(BudgetError, match="all planned releases"):
@@ -201,7 +252,7 @@ def test_the_plan_cannot_be_changed_after_the_claim(
     weaker["queries"]["labels"]["mechanism"]["noise_stddev"] = 0.1
     with pytest.raises(LedgerError, match="terms"):
         handlers.claim(accepted, offer(make_terms(plan=weaker)))
-    with Ledger(accepted.ledger_path) as ledger:
+    with Ledger(accepted.ledger) as ledger:
         assert RunTerms.model_validate_json(ledger.terms("run-1", "client-1")) == make_terms()
 
 
@@ -341,7 +392,7 @@ def test_the_charge_and_the_reply_are_durable_before_the_reply_is_returned(
     """Killed after the answer was computed: whoever asks again gets what was charged."""
     reply = handlers.release(accepted, train_request())
     restarted = replace(accepted)
-    with Ledger(restarted.ledger_path) as ledger:
+    with Ledger(restarted.ledger) as ledger:
         identity = handlers.ReleaseId(run_id="run-1", client="client-1", step="train", server_round=1)
         assert ledger.stored_reply(identity, train_request().digest) == encode_reply(reply)
 
@@ -377,7 +428,7 @@ def test_a_seeded_plan_is_refused_at_once_without_the_owner_s_seed(
     node = make_node(seed=None)
     with pytest.raises(LedgerError, match="refused by policy"):
         handlers.claim(node, offer(make_terms()))
-    assert not node.ledger_path.exists()
+    assert not node.ledger.path.exists()
 
 
 def test_a_run_without_privacy_is_refused_unless_allowed(
@@ -397,7 +448,7 @@ def test_a_run_without_privacy_is_exact_and_leaves_budgets_alone(
     handlers.release(node, train_request())
     assert (trained.tasks[0].noise == 0).all()
     assert trained.tasks[0].clipping_norm is None
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         assert ledger.spending() == []
     handlers.claim(node, offer(make_terms(), "run-2"))
 
@@ -525,7 +576,7 @@ def test_unequal_clients_answer_from_their_own_records(
             int(handlers.release(node, Request(run_id="run-1", step="statistics")).arrays["labels"].sum())
         )
     assert totals == [1, 12]
-    with Ledger(nodes[0].ledger_path) as ledger:
+    with Ledger(nodes[0].ledger) as ledger:
         assert {str(spending.block) for spending in ledger.spending()} == {
             f"{name}/undated/{split}" for name in ("small", "large") for split in ("train", "eval")
         }
@@ -540,7 +591,7 @@ def test_owners_who_share_a_ledger_have_budgets_of_their_own(
     for node in (first, second):
         assert handlers.claim(node, offer(make_terms())).client == "client-1"
         handlers.release(node, Request(run_id="run-1", step="statistics"))
-    with Ledger(first.ledger_path) as ledger:
+    with Ledger(first.ledger) as ledger:
         assert {spending.block.client for spending in ledger.spending()} == {
             "hearts.client-1",
             "lungs.client-1",

@@ -155,7 +155,7 @@ class HostileCoordinator(RuleBasedStateMachine):
     def no_block_has_lost_more_than_its_budget(self) -> None:
         if not self.paid:
             return
-        with Ledger(self.node.ledger_path) as ledger:
+        with Ledger(self.node.ledger) as ledger:
             spending = {each.block.split: each for each in ledger.spending()}
         for split, events in self.paid.items():
             each = spending[split]

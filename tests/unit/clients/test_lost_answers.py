@@ -48,7 +48,7 @@ def grid(
             "client": node.name,
             "source": str(node.source),
             "key": str(node.key_path),
-            "ledger": str(node.ledger_path),
+            "ledger": str(node.ledger),
             "policy": node.policy.model_dump_json(),
         }
         for node in nodes
@@ -71,7 +71,7 @@ def test_a_lost_answer_comes_again_at_no_charge(grid: LosingGrid, make_node: Cal
     assert [reply.client for reply in cohort.replies] == ["client-1", "client-2", "client-3"]
     # Nobody's name was known yet, so all may have been meant; but two had been lost.
     assert set(cohort.retried) == {"client-1", "client-2"}
-    with Ledger(make_node("client-1").ledger_path) as ledger:
+    with Ledger(make_node("client-1").ledger) as ledger:
         assert ledger.num_releases("run-1") == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from clients.node import Node, encode
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Request
 from fedpipe.federation.terms import RunTerms
+from fedpipe.ledger import LedgerStore
 from fedpipe.privacy import SecureRandomness, SeededRandomness
 
 CONFIG = {"client": "client-1", "source": "s.csv", "key": "k", "ledger": "l", "policy": "{}"}
@@ -41,6 +43,16 @@ def test_an_account_is_the_client_s_name_unless_told_otherwise() -> None:
     assert Node.from_config(CONFIG | {"account": "hearts.client-1"}).account == "hearts.client-1"
     with pytest.raises(FederationError, match="client name"):
         Node.from_config(CONFIG | {"account": "a/b"})
+
+
+def test_a_ledger_may_be_in_a_database_whose_password_is_not_shown(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://ada:SECRET@127.0.0.1:1/bank"
+    with pytest.raises(LedgerError, match="key") as caught:
+        Node.from_config(CONFIG | {"ledger": url})
+    assert "SECRET" not in str(caught.value)
+    node = Node.from_config(CONFIG | {"ledger": url, "ledger_key": str(tmp_path / "bank.key")})
+    assert str(node.ledger) == "postgresql+psycopg://127.0.0.1:1/bank"
+    assert "SECRET" not in f"{node!r} {node.ledger!r}"
 
 
 def test_the_repr_shows_no_paths(make_node: Callable[..., Node], tmp_path: Path) -> None:
@@ -131,11 +143,23 @@ def test_a_ledger_that_cannot_be_used_is_refused_without_its_path(
     make_node: Callable[..., Node], content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = make_node()
-    node.ledger_path.write_bytes(content)
+    node.ledger.path.write_bytes(content)
     with pytest.raises(LedgerError, match="own log") as caught, node.open_ledger():
         pass
-    assert str(node.ledger_path) not in str(caught.value)
-    assert str(node.ledger_path) in caplog.text  # which is the owner's
+    assert str(node.ledger) not in str(caught.value)
+    assert str(node.ledger) in caplog.text  # which is the owner's
+
+
+def test_a_database_that_cannot_be_reached_is_refused_without_its_place(
+    make_node: Callable[..., Node], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = LedgerStore.at("postgresql+psycopg://ada:SECRET@127.0.0.1:1/bank", key=tmp_path / "bank.key")
+    node = replace(make_node(), ledger=store)
+    with pytest.raises(LedgerError, match="own log") as caught, node.open_ledger():
+        pass
+    assert "127.0.0.1" not in str(caught.value)
+    assert "127.0.0.1:1/bank" in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 def _transform() -> Any:

@@ -96,7 +96,7 @@ def test_every_declared_span_is_a_block_and_a_commitment(
     assert [str(block) for block in node.blocks(terms(spans))] == [
         f"client-1/{span}/{split}" for span in spans for split in ("train", "eval")
     ]
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         assert len(ledger.spending()) == 6
         assert all(spending.held > 0 for spending in ledger.spending())
 
@@ -121,7 +121,7 @@ def test_spans_that_are_repeated_or_of_another_window_are_refused(
     """A span named twice would count its records twice."""
     with pytest.raises(FederationError, match="Expected"):
         handlers.claim(node, offer(terms(spans)))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         assert ledger.spending() == []
 
 
@@ -209,7 +209,7 @@ def test_weights_that_do_not_fit_the_run_are_refused_before_a_charge(
     with pytest.raises(FederationError, match="weights"):
         handlers.release(node, train_request(BALANCE | {"answer": answer} | change))
     assert trained.tasks == []
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         assert ledger.num_releases("run-1") == 0
 
 

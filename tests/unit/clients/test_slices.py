@@ -66,7 +66,7 @@ def ask(node: Node, columns: list[str]) -> Reply:
 
 
 def num_releases(node: Node) -> int:
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         return ledger.num_releases("run-1")
 
 

@@ -222,8 +222,9 @@ def test_reservations_store_the_event_that_they_are_for(desk: Desk) -> None:
     desk.reserve("r1")
     with closing(sqlite3.connect(desk.path)) as connection:
         rows: list[Any] = connection.execute(
-            "SELECT query, step, event, divergence, planned, committed FROM reservations "
-            "WHERE block = 'ada/undated/train'"
+            "SELECT queries.query, step, event, divergence, planned, committed FROM reservations "
+            "JOIN queries ON queries.id = reservations.query JOIN blocks ON blocks.id = reservations.block "
+            "WHERE blocks.block = 'ada/undated/train'"
         ).fetchall()
     found = {row[0]: row[1:] for row in rows}
     assert set(found) == {"labels", "columns", "features", "training"}

@@ -17,7 +17,7 @@ def certify(plan: PrivacyPlan) -> Certificate:
         model_version=3,
         commitments=(Commitment(client="ada", span="undated", hmac_sha256="ab" * 32),),
         dropouts=(Dropout(server_round=2, client="ada"),),
-        code={"fedpipe": "0.1.0"},
+        versions={"fedpipe": "0.1.0"},
     )
 
 

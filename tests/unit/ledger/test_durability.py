@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fedpipe.errors import BudgetError, FedpipeError, LedgerError
-from fedpipe.ledger import Ledger, admission, tables
-from fedpipe.ledger import ledger as ledger_module
+from fedpipe.ledger import Ledger, admission, claims, projection, stores
 
 if TYPE_CHECKING:
     from conftest import Desk
@@ -52,13 +51,13 @@ def test_death_after_the_reservation_leaves_it_counted(desk: Desk) -> None:
 def test_death_within_the_reservation_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with desk.open():
         before = desk.contents()
-    reserve_block = admission.reserve_block
+    project_claim = projection._reserve
 
     def reserve_then_die(*arguments: Any) -> None:
-        reserve_block(*arguments)
+        project_claim(*arguments)
         die()
 
-    monkeypatch.setattr(ledger_module, "reserve_block", reserve_then_die)
+    monkeypatch.setattr(projection, "_reserve", reserve_then_die)
     run_until_killed(lambda: desk.reserve("r1"))
     assert desk.contents() == before
 
@@ -85,7 +84,7 @@ def test_death_within_the_commit_leaves_the_release_to_be_made(
     desk.reserve("r1")
     before = desk.contents()
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_module, "_forget_replies", lambda *arguments, **names: die())
+        patch.setattr(claims, "forget_replies", lambda *arguments, **names: die())
         run_until_killed(lambda: desk.commit("r1", "train", 1))
     assert desk.contents() == before
     desk.commit("r1", "train", 1)
@@ -100,7 +99,7 @@ def test_an_error_within_the_commit_leaves_the_release_to_be_made(
     def fail(*arguments: Any, **names: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(ledger_module, "_forget_replies", fail)
+    monkeypatch.setattr(claims, "forget_replies", fail)
     with pytest.raises(RuntimeError):
         desk.commit("r1", "train", 1)
     assert desk.contents() == before
@@ -174,11 +173,13 @@ def test_processes_that_make_a_ledger_at_once_share_it(desk: Desk, attempt: int)
             ledger.spending()
 
     assert race([action] * 6) == ["won"] * 6
-    assert desk.contents()["info"] == [("format_version", "2")]
+    assert desk.contents()["info"] == [("format_version", "3")]
 
 
 def test_a_ledger_that_stays_locked_is_an_error_of_ours(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(stores, "BUSY_SECONDS", 0.05)
+    with desk.open():
+        stores.engine_of.cache_clear()
     with desk.open() as ledger, desk.open() as other, ledger._transaction():
         refusal = pytest.raises(LedgerError, match="locked")
         with refusal:

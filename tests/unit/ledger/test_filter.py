@@ -7,15 +7,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fedpipe.errors import BudgetError
-from fedpipe.ledger import Block, Ledger, ReleaseId, policy_for_budget
+from fedpipe.ledger import Block, Ledger, LedgerStore, ReleaseId, SignedHead, policy_for_budget
+from fedpipe.ledger.check import check_ledger
 from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, Query
 from fedpipe.privacy.accounting import renyi_divergence
+from fedpipe.signing import SigningKey
 
+PEER = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 POLICY = policy_for_budget(3.0, 1e-5)
 BLOCK = Block(client="ada", span="undated", split="all")
 STEPS = {"statistics": ("labels", "columns"), "preprocess": ("features",), "train": ("training",)}
@@ -58,6 +62,9 @@ class Claims(RuleBasedStateMachine):
         self.made: Counter[tuple[str, str]] = Counter()
 
     def teardown(self) -> None:
+        """Whatever was done: the tables are what the entries say."""
+        if self.path.exists():
+            assert check_ledger(LedgerStore.at(self.path)).findings == ()
         self.directory.cleanup()
 
     def held(self) -> float:
@@ -113,6 +120,13 @@ class Claims(RuleBasedStateMachine):
         with Ledger(self.path) as ledger:
             ledger.close(run, "ada")
         self.open.remove(run)
+
+    @rule(position=st.integers(1, 5))
+    def witness(self, position: int) -> None:
+        head = SignedHead.sign(PEER, position, f"{position:064x}")
+        with Ledger(self.path) as ledger:
+            ledger.witness("bob", head)
+            ledger.meet(ledger.head())
 
     @invariant()
     def no_budget_is_exceeded(self) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 
 from fedpipe.errors import LedgerError
-from fedpipe.ledger import Ledger, tables
+from fedpipe.ledger import Ledger, stores
 
 if TYPE_CHECKING:
     from conftest import Desk
@@ -25,14 +25,16 @@ def test_only_the_owner_can_read_a_ledger(desk: Desk) -> None:
         desk.reserve("r1")
         ledger.spending()
         files = {path.name: mode(path) for path in desk.path.parent.iterdir()}
-        assert files == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600}
+        assert files == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600} | {
+            "ledger.db.key": 0o600
+        }
     assert mode(desk.path) == 0o600
 
 
 def test_making_a_ledger_leaves_no_draft_behind(desk: Desk) -> None:
     with desk.open():
         pass
-    assert [path.name for path in desk.path.parent.iterdir()] == ["ledger.db"]
+    assert sorted(path.name for path in desk.path.parent.iterdir()) == ["ledger.db", "ledger.db.key"]
 
 
 def test_every_transaction_is_durable_and_holds_the_write_lock(desk: Desk) -> None:
@@ -118,16 +120,16 @@ def test_a_new_ledger_is_whole_in_the_one_file_that_appears(
 ) -> None:
     """On a full disk SQLite may leave tables in the log beside the draft; here a reader makes it do so."""
     readers = []
-    open_draft = tables._engine
+    open_draft = stores.engine_of
 
-    def with_a_reader(path: Path) -> Engine:
-        readers.append(sqlite3.connect(path))
+    def with_a_reader(url: URL) -> Engine:
+        readers.append(sqlite3.connect(str(url.database)))
         readers[-1].execute("SELECT * FROM sqlite_master").fetchall()
-        return open_draft(path)
+        return open_draft(url)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "_engine", with_a_reader)
-        tables._create(desk.path)
+        patch.setattr(stores, "engine_of", with_a_reader)
+        desk.open().__exit__()
     for reader in readers:
         reader.close()
     with desk.open() as ledger:

@@ -67,7 +67,7 @@ def _certificate(private: bool, randomness: str, dropouts: tuple[Dropout, ...]) 
         model_version=3,
         commitments=tuple(Commitment(client=name, span="undated", hmac_sha256="ab" * 32) for name in CLIENTS),
         dropouts=dropouts,
-        code={"fedpipe": "0.1.0"},
+        versions={"fedpipe": "0.1.0"},
     )
 
 

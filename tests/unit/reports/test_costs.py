@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from dp_accounting import dp_event
 from scipy.stats import norm
 
+from fedpipe.ledger.attestation import Statement, attest
 from fedpipe.ledger.certificate import Certificate, Dropout
 from fedpipe.privacy import epsilon
-from fedpipe.reports.costs import block_reports, detection_bound, dropout_words
+from fedpipe.reports.costs import block_reports, detection_bound, dropout_words, vouching_words
+from fedpipe.signing import hold_key
 
 MakeCertificate = Callable[..., Certificate]
 
@@ -56,3 +59,22 @@ def test_dropouts_are_named_with_their_rounds(make_certificate_of: MakeCertifica
     missed = (Dropout(server_round=2, client="clinic-1"), Dropout(server_round=4, client="clinic-1"))
     assert "clinic-1 (round 2, 4)" in dropout_words(make_certificate_of(dropouts=missed))
     assert dropout_words(make_certificate_of()).startswith("None")
+
+
+def test_clients_that_did_not_sign_are_named(make_certificate_of: MakeCertificate, tmp_path: Path) -> None:
+    certificate = make_certificate_of()
+    assert vouching_words(certificate).startswith("nobody")
+    said = Statement(
+        run_id="run-1",
+        client="clinic-1",
+        account="clinic-1",
+        steps=("train",),
+        plan_sha256="",
+        terms_sha256="",
+        commitments={},
+        code_sha256="",
+    )
+    signed = attest(said, hold_key(tmp_path / "key"))
+    words = vouching_words(certificate.model_copy(update={"attestations": (signed,)}))
+    assert words.startswith("1 of 2 clients")
+    assert words.endswith("not by clinic-2")

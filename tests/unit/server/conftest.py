@@ -76,7 +76,6 @@ def _certificate(plan: str) -> Certificate:
         model_version=2,
         commitments=(),
         dropouts=(),
-        code={},
     )
 
 

@@ -4,29 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedpipe.errors import BudgetError, WorkspaceError
 from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.terms import RunTerms
+from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_digest
 from fedpipe.pipeline import ExecutionRecord, ExecutionState
+from fedpipe.signing import SigningKey, hold_key
+from server.answers import ANSWERS, count_answers
 from server.claims import CHARGED, CLAIM, Claim, ClaimingClients, first_charged, read_claim
+
+CODE, RECORDS = "cd" * 32, "ab" * 32
+Change = Callable[[Statement], Statement]
 
 
 class Owners:
-    """Two clients: `b` refuses every claim."""
+    """Two clients: `b` refuses every claim; `a` accepts, and vouches for it after `change`."""
 
-    def __init__(self, accepting: int = 1) -> None:
-        self.accepting = accepting
+    def __init__(self, key: SigningKey) -> None:
+        self.key = key
+        self.accepting = 1
+        self.change: Change = lambda statement: statement
+        self.break_off: Callable[[Attestation], dict[str, Any]] = lambda signed: signed.model_dump(
+            mode="json"
+        )
         self.requests: list[Request] = []
+        self.asked: list[Collection[str] | None] = []
 
     def ask(
         self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
     ) -> tuple[list[Reply], list[Refusal]]:
         self.requests.append(request)
-        refusal = Refusal(client="b", reason="spent", kind="BudgetError")
-        return [Reply(client="a")] * self.accepting, [refusal] if request.step == "claim" else []
+        self.asked.append(only)
+        if request.step == "claim":
+            refusal = Refusal(client="b", reason="spent", kind="BudgetError")
+            return [self._accept(request)] * self.accepting, [refusal]
+        spans = [{"name": "undated", "commitment": RECORDS}]
+        return [Reply(client="a", values={"spans": spans, "code": CODE})], []
+
+    def _accept(self, request: Request) -> Reply:
+        terms = RunTerms.model_validate(request.values["terms"])
+        statement = Statement(
+            run_id=request.run_id,
+            client="a",
+            account="problem.a",
+            steps=tuple(request.values["steps"]),
+            plan_sha256=plan_digest(terms.plan),
+            terms_sha256=terms.digest,
+            commitments={"undated": RECORDS},
+            code_sha256=CODE,
+        )
+        signed = attest(self.change(statement), self.key)
+        return Reply(client="a", values={"attestation": self.break_off(signed)})
 
     @property
     def steps(self) -> list[str]:
@@ -37,8 +69,8 @@ Make = Callable[..., ClaimingClients]
 
 
 @pytest.fixture
-def owners() -> Owners:
-    return Owners()
+def owners(tmp_path: Path) -> Owners:
+    return Owners(hold_key(tmp_path / "owners" / "ledger.key"))
 
 
 @pytest.fixture
@@ -51,7 +83,8 @@ def make(make_terms: Callable[..., RunTerms], owners: Owners, tmp_path: Path) ->
 
 
 def ask(clients: ClaimingClients, *steps: str) -> None:
-    for step in steps:
+    """Asks as a run does, which always begins with `ingest`."""
+    for step in steps if steps[0] == "ingest" else ("ingest", *steps):
         clients.ask(Request(run_id="run-1", step=step), timeout_seconds=1)
 
 
@@ -61,9 +94,10 @@ def test_all_that_is_still_to_be_asked_is_claimed_before_the_first_question(
     ask(make(), "ingest", "preprocess", "train", "train", "analyze")
     assert owners.steps == ["ingest", "claim", "preprocess", "train", "train", "analyze"]
     assert owners.requests[1].values["steps"] == ["preprocess", "train", "analyze"]
-    assert read_claim(tmp_path) == Claim(
-        steps=("preprocess", "train", "analyze"), answered=True, refusals={"b": "spent"}
-    )
+    claim = read_claim(tmp_path)
+    assert claim is not None
+    assert (claim.steps, claim.answered) == (("preprocess", "train", "analyze"), True)
+    assert (claim.clients, claim.refusals) == ({"a"}, {"b": "spent"})
 
 
 def test_what_costs_nothing_claims_nothing(make: Make, owners: Owners, tmp_path: Path) -> None:
@@ -83,10 +117,10 @@ def test_a_resumed_run_repeats_its_claim_word_for_word(make: Make, owners: Owner
 def test_the_steps_are_written_down_before_anybody_is_asked(
     make: Make, owners: Owners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(request: Request, **how: object) -> None:
+    def die(request: Request) -> Reply:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(owners, "ask", die)
+    monkeypatch.setattr(owners, "_accept", die)
     with pytest.raises(KeyboardInterrupt):
         ask(make(), "train")
     assert read_claim(tmp_path) == Claim(steps=("train", "analyze"))
@@ -105,7 +139,63 @@ def test_nobody_is_asked_when_too_few_accept(make: Make, owners: Owners) -> None
     for _ in range(2):
         with pytest.raises(BudgetError, match="spent"):
             ask(clients, "train")
-    assert owners.steps == ["claim", "claim"]
+    assert owners.steps == ["ingest", "claim"] * 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("run_id", "run-0"),
+        ("client", "b"),
+        ("steps", ("train",)),
+        ("plan_sha256", "00" * 32),
+        ("terms_sha256", "00" * 32),
+        ("commitments", {"undated": "00" * 32}),
+        ("code_sha256", "00" * 32),
+    ],
+)
+def test_a_client_that_vouches_for_something_else_is_refused(
+    make: Make, owners: Owners, tmp_path: Path, field: str, value: Any
+) -> None:
+    owners.change = lambda statement: statement.model_copy(update={field: value})
+    with pytest.raises(BudgetError):  # the other client has no budget, and nobody else is there
+        ask(make(), "train")
+    assert owners.steps == ["ingest", "claim"]
+    assert read_claim(tmp_path) == Claim(steps=("train", "analyze"))
+
+
+def test_a_client_whose_signature_does_not_fit_is_refused(make: Make, owners: Owners, tmp_path: Path) -> None:
+    def other_signature(signed: Attestation) -> dict[str, Any]:
+        other = attest(signed.statement.model_copy(update={"steps": ("train",)}), owners.key)
+        return signed.model_copy(update={"signature": other.signature}).model_dump(mode="json")
+
+    for broken in (other_signature, lambda signed: {}):
+        owners.break_off = broken
+        with pytest.raises(BudgetError):
+            ask(make(), "train")
+    assert "train" not in owners.steps
+
+
+def test_who_did_not_accept_is_not_asked_and_told_as_missing(make: Make, owners: Owners) -> None:
+    clients = make()
+    ask(clients, "ingest")
+    question = Request(run_id="run-1", step="train")
+    replies, refusals = clients.ask(question, timeout_seconds=1, only=["a", "b", "late"])
+    assert [reply.client for reply in replies] == ["a"]
+    assert [(each.client, each.reason) for each in refusals] == [
+        ("b", "spent"),
+        ("late", "it did not accept the run's claim"),
+    ]
+    assert owners.asked[-1] == ["a"]
+
+
+def test_answers_are_counted_once_each(make: Make, owners: Owners, tmp_path: Path) -> None:
+    ask(make(), "statistics", "train")
+    with (tmp_path / ANSWERS).open("a") as stream:
+        stream.write('\n{"step": "train", "round": 1, "clien')
+    ask(make(), "train", "analyze")
+    assert count_answers(tmp_path) == {"statistics": 1, "train": 1, "analyze": 1}
+    assert count_answers(tmp_path / "elsewhere") is None
 
 
 @pytest.mark.parametrize("content", ["{", None])

@@ -25,7 +25,6 @@ def certificate(plan: PrivacyPlan, *clients: str) -> Certificate:
         model_version=1,
         commitments=commitments,
         dropouts=(),
-        code={},
     )
 
 
