@@ -1,6 +1,6 @@
 # One environment in .venv, made from the lock in requirements/.
 .DEFAULT_GOAL := help
-.PHONY: help install simulate test lint bench docs clean
+.PHONY: help install parties simulate test lint bench docs clean
 
 PYTHON ?= python3.11 python3
 BIN := .venv/bin
@@ -16,7 +16,10 @@ install: $(INSTALLED)  ## create .venv from the lock (two minutes, once)
 simulate: $(INSTALLED)  ## run a federation on this machine; ARGS="--help" lists the options
 	@$(BIN)/python -m fedpipe.simulate $(ARGS)
 
-test: $(INSTALLED)  ## run all tests and doctests; ARGS='-m "not slow"' leaves out whole runs
+parties: $(INSTALLED)  ## create the environment of encrypted prediction's parties (a minute, once)
+	@$(BIN)/fedpipe encrypted install || echo "Tests of encrypted prediction with real parties are left out" >&2
+
+test: parties  ## run all tests and doctests; ARGS='-m "not slow"' leaves out whole runs
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## check style, types and the direction of imports

@@ -248,6 +248,19 @@ def model_show(
     typer.echo(json.dumps(show_model(workspace, model), indent=2))
 
 
+@model_app.command("revoke")
+def model_revoke(
+    model: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="The newest version by default.")],
+    reason: Annotated[str, typer.Option(help="Why; shown to whoever asks for it.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Revoke a version for ever: encrypted prediction stops answering with it."""
+    from server.encrypted.standing import revoke
+
+    found = revoke(workspace, model, reason)
+    typer.echo(f"revoked {found.name}:{found.version}")
+
+
 @config_app.command("list")
 def config_list() -> None:
     """List the configurations that come with fedpipe."""

@@ -44,17 +44,27 @@ class KeyRing:
         self._changed = changed
         return True
 
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Raises ServingError unless `authorization` or `x-api-key` holds a key. All are compared, always."""
-        bearer = _BEARER.fullmatch(headers.get("authorization", ""))
-        key = bearer[1] if bearer else headers.get("x-api-key", "")
+    def check(self, headers: Mapping[str, str]) -> str:
+        """Returns the name of the key in `authorization` or `x-api-key`. All are compared, always.
+
+        Raises:
+          ServingError: it is no key, or there is none.
+        """
+        key = sent_key(headers) or ""
         digest = digest_key(key)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests.values()]
-        if not key or not any(matches):
+        matches = [name for name, known in self._digests.items() if hmac.compare_digest(digest, known)]
+        if not key or not matches:
             raise ServingError(
                 Code.UNAUTHENTICATED,
                 "Expected an API key, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
             )
+        return matches[0]
+
+
+def sent_key(headers: Mapping[str, str]) -> str | None:
+    """Returns the key that a request brought, whether it is one or not."""
+    bearer = _BEARER.fullmatch(headers.get("authorization", ""))
+    return bearer[1] if bearer else headers.get("x-api-key")
 
 
 def digest_key(key: str) -> str:
