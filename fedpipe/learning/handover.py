@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from fedpipe.learning.kernel import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
-from fedpipe.memory import empty_aligned, is_aligned
+from fedpipe.memory import align, empty_aligned, is_aligned
 
 SCRATCH_BYTES = 1 << 26  # kept between clients; larger batches get memory of their own
 
@@ -41,6 +41,9 @@ class Records:
         if isinstance(features, csr_matrix):
             drawn, rows = _drawn(rows, task)
             return lend(self._dense(features, drawn)), labels[drawn], weights[drawn], rows
+        if isinstance(features, np.memmap):  # larger than memory, perhaps: only what is drawn is read
+            drawn, rows = _distinct(rows, num_batches=len(task.batches))
+            return lend(align(features[drawn])), labels[drawn], weights[drawn], rows
         return lend(features), labels, weights, rows
 
     def _dense(self, features: csr_matrix, drawn: NDArray[np.int32]) -> NDArray[np.float32]:

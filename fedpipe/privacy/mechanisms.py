@@ -169,8 +169,8 @@ class DpSgd(BaseModel):
 
     def noise(self, num_parameters: int, randomness: Randomness) -> NDArray[np.float32]:
         """Returns noise of shape (local_steps, num_parameters)."""
-        noise = randomness.normal(self.local_steps * num_parameters)
-        noise *= np.float32(self.noise_multiplier * self.clipping_norm)
+        stddev = self.noise_multiplier * self.clipping_norm
+        noise = randomness.normal(self.local_steps * num_parameters, stddev)
         return noise.reshape(self.local_steps, num_parameters)
 
 
@@ -186,17 +186,20 @@ def poisson_batches(
     Raises:
       PrivacyError: an acceptance is not in [0, 1], or is missing for a record.
     """
-    chances = np.ones(num_records, np.float32) if acceptance is None else acceptance
-    if chances.shape != (num_records,) or not ((chances >= 0) & (chances <= 1)).all():
+    if acceptance is None:
+        coins = randomness.bernoulli(probability, num_batches * num_records)
+        return _rows_where(coins.reshape(num_batches, num_records))
+    if acceptance.shape != (num_records,) or not ((acceptance >= 0) & (acceptance <= 1)).all():
         raise PrivacyError(
             "Expected an acceptance in [0, 1] for each record, found others: the cost is for no more."
         )
-    levels = np.unique(chances).tolist()
-    batches = []
-    for _ in range(num_batches):
-        coins = np.zeros(num_records, dtype=np.bool_)
-        for level in levels:
-            rows = np.flatnonzero(chances == level)
-            coins[rows] = randomness.bernoulli(probability * level, len(rows))
-        batches.append(np.flatnonzero(coins).astype(np.int32))
-    return batches
+    coins = np.zeros((num_batches, num_records), dtype=np.bool_)
+    for level in np.unique(acceptance).tolist():
+        rows = np.flatnonzero(acceptance == level)
+        drawn = randomness.bernoulli(probability * level, num_batches * len(rows))
+        coins[:, rows] = drawn.reshape(num_batches, len(rows))
+    return _rows_where(coins)
+
+
+def _rows_where(coins: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
+    return [np.flatnonzero(row).astype(np.int32) for row in coins]

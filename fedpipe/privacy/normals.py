@@ -25,8 +25,8 @@ GAP = 64
 Stream = Callable[[NDArray[Any]], None]
 
 
-def fill_normals(out: NDArray[np.float32], stream: Stream) -> None:
-    """Overwrites `out`, float32 (n,), with independent standard normals made from `stream`."""
+def fill_normals(out: NDArray[np.float32], stream: Stream, stddev: float = 1.0) -> None:
+    """Overwrites `out`, float32 (n,), with independent normals of mean 0 made from `stream`."""
     pairs = min(BLOCK, (out.size + 1) // 2)
     words, turns = np.empty(pairs, np.int64), np.empty(pairs, np.int32)
     radii = np.empty(pairs)
@@ -36,7 +36,7 @@ def fill_normals(out: NDArray[np.float32], stream: Stream) -> None:
         stream(words)
         stream(turns)
         _radii(words, radii)
-        radius[:] = radii
+        np.multiply(radii, stddev, out=radius, casting="same_kind")
         angle[:] = turns
         angle *= np.float32(math.pi * 2.0**-31)
         first = out[start : start + pairs]

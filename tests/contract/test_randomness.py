@@ -12,6 +12,7 @@ from scipy.stats import chi2, kstest
 from fedpipe.errors import PrivacyError
 from fedpipe.privacy import Randomness, SecureRandomness, SeededRandomness
 from fedpipe.privacy.normals import BLOCK
+from fedpipe.privacy.randomness import LARGE
 
 SIZE = 200_000
 SIGMAS = 6.0  # a normal deviate is beyond with probability 2e-9
@@ -134,3 +135,18 @@ def test_successive_draws_differ(randomness: Randomness) -> None:
     assert not np.array_equal(randomness.normal(8), randomness.normal(8))
     assert not np.array_equal(randomness.bernoulli(0.5, 64), randomness.bernoulli(0.5, 64))
     assert not np.array_equal(randomness.discrete_gaussian(1e6, 8), randomness.discrete_gaussian(1e6, 8))
+
+
+def test_a_large_draw_is_as_good_as_a_small_one(randomness: Randomness) -> None:
+    # The secure source divides it between two threads, each with a key of its own.
+    half = LARGE // 2 + 3
+    draws = randomness.normal(2 * half + 1, 3.0).astype(np.float64) / 3.0
+    assert kstest(draws, "norm").statistic * math.sqrt(draws.size) < 3
+    for first, second in ((draws[:half], draws[half : 2 * half]), (draws[:-1], draws[1:])):
+        assert abs(np.mean(first * second)) * math.sqrt(first.size) < SIGMAS
+
+
+@pytest.mark.parametrize("stddev", [0.5, 40.0])
+def test_normals_have_the_deviation_they_are_asked_for(randomness: Randomness, stddev: float) -> None:
+    draws = randomness.normal(SIZE, stddev).astype(np.float64)
+    assert abs(draws.var() / stddev**2 - 1) < SIGMAS * math.sqrt(2 / SIZE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -67,6 +69,24 @@ def test_every_batch_finds_its_records(batches: list[list[int]], sparse: bool) -
         np.testing.assert_array_equal(features.numpy()[rows], full[drawn])
         np.testing.assert_array_equal(labels[rows], drawn)
         np.testing.assert_array_equal(weights[rows], np.array(drawn, np.float32) / 4)
+
+
+def test_of_records_on_disk_only_those_drawn_are_read(tmp_path: Path) -> None:
+    full = np.arange(12, dtype=np.float32).reshape(4, 3)
+    full.tofile(tmp_path / "features")
+    task = LocalTask(
+        weights=np.zeros(2, np.float32),
+        features=np.memmap(tmp_path / "features", np.float32, "r", shape=(4, 3)),
+        labels=np.arange(4, dtype=np.int32),
+        batches=[np.array([3, 1], np.int32), np.array([3], np.int32)],
+        noise=np.zeros((2, 2), np.float32),
+        clipping_norm=1.0,
+        local_step_size=0.1,
+    )
+    features, labels, _, rows = Records().of(task)
+    assert features.shape == (2, 3)
+    np.testing.assert_array_equal(features.numpy()[rows], full[[3, 1, 3]])
+    np.testing.assert_array_equal(labels[rows], [3, 1, 3])
 
 
 def test_scratch_memory_keeps_nothing_of_the_client_before() -> None:
