@@ -37,8 +37,8 @@ def make_contestants(problem: str) -> dict[str, Callable[[], Run]]:
     return {
         "plain, batches in a row": lambda: _plain(definition, features, labels, gathered=False),
         "plain, batches drawn": lambda: _plain(definition, features, labels, gathered=True),
-        "fedpipe book_keeping": lambda: _kernel("book_keeping", definition, features, labels),
-        "fedpipe tensorflow_privacy": lambda: _kernel("tensorflow_privacy", definition, features, labels),
+        "fedpipe book_keeping": lambda: run_kernel("book_keeping", definition, features, labels),
+        "fedpipe tensorflow_privacy": lambda: run_kernel("tensorflow_privacy", definition, features, labels),
         "TensorFlow Privacy, fast clipping": lambda: _fast_clipping(definition, features, labels),
         "TensorFlow Privacy, vectorized optimizer": lambda: _vectorized(definition, features, labels),
     }
@@ -53,7 +53,7 @@ def define(problem: str) -> ModelDefinition:
     return ModelDefinition(settings=settings, num_features=width, num_classes=classes, groups=groups)
 
 
-def _kernel(name: str, definition: ModelDefinition, features: Features, labels: Labels) -> Run:
+def run_kernel(name: str, definition: ModelDefinition, features: Features, labels: Labels) -> Run:
     """A client's whole release: Poisson batches and noise are drawn anew each time."""
     kernel = make_kernel(name, definition)
     weights, randomness = initial_weights(definition, 0), SecureRandomness()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simulations.benchmarks.problems import BATCH, STEPS, TITLES
+from simulations.benchmarks.problems import BATCH, ROUND_TITLE, STEPS, TITLES
+from simulations.benchmarks.turns import Summary
 
 BASELINES = ("plain, batches in a row", "plain, batches drawn")
 
@@ -31,46 +32,62 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def summarize(first: dict[str, float], times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Returns each contestant's median seconds and its ratio to both plain baselines, turn by turn."""
-    summary = {}
-    for name, samples in times.items():
-        ratios = {
-            f"times {baseline}": statistics.median(
-                mine / plain for mine, plain in zip(samples, times[baseline], strict=True)
-            )
-            for baseline in BASELINES
-        }
-        summary[name] = {
-            "median_seconds": statistics.median(samples),
-            "first_seconds": first[name],
-            **ratios,
-        }
-    return summary
-
-
-def to_markdown(machine: dict[str, Any], results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Returns one table for each problem."""
-    setting = f"{STEPS} steps of {BATCH} records, one thread, contestants in turn; medians"
+def to_markdown(machine: dict[str, Any], results: dict[str, Any]) -> str:
+    """Returns the tables of all parts that were measured."""
     load = f"{machine['cores']} cores, load {machine['load_average']:.1f} at the start"
-    lines = [f"{setting}. {machine['processor']}, {load}."]
-    for problem, summary in results.items():
-        lines += [
-            "",
-            f"**{TITLES[problem]}**",
-            "",
-            "| | ms | first call, s | x plain | x plain on drawn batches |",
-            "|---|---|---|---|---|",
-        ]
-        for name, row in summary.items():
-            ratios = " | ".join(f"{row[f'times {baseline}']:.2f}" for baseline in BASELINES)
-            lines.append(
-                f"| {name} | {1000 * row['median_seconds']:.1f} | {row['first_seconds']:.2f} | {ratios} |"
-            )
+    lines = [f"{machine['processor']}, {load}. Contestants in turn; medians."]
+    for part, result in results.items():
+        lines += _TABLES[part](result)
     return "\n".join(lines) + "\n"
 
 
-def save(folder: Path, machine: dict[str, Any], results: dict[str, dict[str, dict[str, float]]]) -> None:
+def _steps(results: dict[str, Summary]) -> list[str]:
+    lines = []
+    for problem, summary in results.items():
+        lines += ["", f"**{STEPS} local steps of {BATCH} records: {TITLES[problem]}**", ""]
+        lines += _rows(summary, dict(zip(BASELINES, ("x plain", "x plain on drawn batches"), strict=True)))
+    return lines
+
+
+def _round(summary: Summary) -> list[str]:
+    return ["", f"**{ROUND_TITLE}**", "", *_rows(summary, {"fedpipe, DP-SGD": "x fedpipe, DP-SGD"})]
+
+
+def _rows(summary: Summary, baselines: dict[str, str]) -> list[str]:
+    titles = " | ".join(baselines.values())
+    lines = [f"| | ms | first call, s | {titles} |", "|---|---|---|" + "---|" * len(baselines)]
+    for name, row in summary.items():
+        ratios = " | ".join(f"{row[f'times {baseline}']:.2f}" for baseline in baselines)
+        seconds, first = row["median_seconds"], row["first_seconds"]
+        lines.append(f"| {name} | {1000 * seconds:.1f} | {first:.2f} | {ratios} |")
+    return lines
+
+
+def _scale(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "**A whole run through real nodes: clients of 100 records, two rounds**", ""]
+    lines += ["| clients | parameters | s | peak MB |", "|---|---|---|---|"]
+    for row in rows:
+        size = f"{row['clients']:,} | {row['parameters']:,}"
+        lines.append(f"| {size} | {row['seconds']:.1f} | {row['peak_bytes'] / 1e6:.0f} |")
+    return lines
+
+
+def _start(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "**From nothing, in a new process**", "", "| | s | peak MB |", "|---|---|---|"]
+    return lines + [
+        f"| {row['what']} | {row['seconds']:.1f} | {row['peak_bytes'] / 1e6:.0f} |" for row in rows
+    ]
+
+
+_TABLES: dict[str, Callable[[Any], list[str]]] = {
+    "steps": _steps,
+    "round": _round,
+    "scale": _scale,
+    "start": _start,
+}
+
+
+def save(folder: Path, machine: dict[str, Any], results: dict[str, Any]) -> None:
     """Writes results.json and results.md into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from fedpipe.config import parse_config
 from simulations.benchmarks.contestants import define, make_contestants
-from simulations.benchmarks.problems import BATCH, STEPS, TITLES, records
-from simulations.benchmarks.tables import BASELINES, describe_machine, save, summarize, to_markdown
+from simulations.benchmarks.problems import BATCH, CLIENT_RECORDS, CLIENTS, STEPS, TITLES, clients, records
+from simulations.benchmarks.scale import settings, write_records
+from simulations.benchmarks.tables import BASELINES, describe_machine, save, to_markdown
+from simulations.benchmarks.turns import summarize, take_turns
 
 ROW, DRAWN = BASELINES
 
@@ -23,16 +28,17 @@ def test_ratio_is_the_median_over_turns_and_not_the_ratio_of_medians() -> None:
         "first_seconds": 7.0,
         f"times {ROW}": 2.0,
         f"times {DRAWN}": 1.5,
+        "times mine": 1.0,
     }
 
 
 def test_tables_say_what_machine_they_are_of(tmp_path: Path) -> None:
     machine = describe_machine()
     summary = summarize({ROW: 0.5, DRAWN: 0.5}, {ROW: [0.01], DRAWN: [0.02]})
-    text = to_markdown(machine, {"mlp": summary})
+    text = to_markdown(machine, {"steps": {"mlp": summary}})
     assert machine["processor"] in text
     assert f"| {DRAWN} | 20.0 | 0.50 | 2.00 | 1.00 |" in text
-    save(tmp_path / "new", machine, {"mlp": summary})
+    save(tmp_path / "new", machine, {"steps": {"mlp": summary}})
     assert json.loads((tmp_path / "new" / "results.json").read_text())["machine"]["cores"] == machine["cores"]
     assert (tmp_path / "new" / "results.md").read_text() == text
 
@@ -49,3 +55,36 @@ def test_problems_fit_their_models(problem: str) -> None:
 @pytest.mark.parametrize("name", ["plain, batches in a row", "plain, batches drawn", "fedpipe book_keeping"])
 def test_contestants_run(name: str) -> None:
     make_contestants("mlp")[name]()()
+
+
+def test_a_peer_that_does_not_start_is_left_out() -> None:
+    def missing() -> Callable[[], object]:
+        raise RuntimeError("no such package")
+
+    summary = take_turns({"here": lambda: lambda: 2.0, "gone": missing}, turns=3)
+    assert summary == {"here": {"median_seconds": 2.0, "first_seconds": 2.0, "times here": 1.0}}
+
+
+def test_tables_of_rounds_scale_and_start() -> None:
+    summary = summarize({"fedpipe, DP-SGD": 1.0, "peer": 1.0}, {"fedpipe, DP-SGD": [0.5], "peer": [1.0]})
+    scale = [{"clients": 10_000, "parameters": 161, "seconds": 4.0, "peak_bytes": 2e9}]
+    start = [{"what": "TensorFlow", "seconds": 1.5, "peak_bytes": 5e8}]
+    text = to_markdown(describe_machine(), {"round": summary, "scale": scale, "start": start})
+    assert "| peer | 1000.0 | 1.00 | 2.00 |" in text
+    assert "| 10,000 | 161 | 4.0 | 2000 |" in text
+    assert "| TensorFlow | 1.5 | 500 |" in text
+
+
+def test_the_scaled_population_fits_its_configuration(tmp_path: Path) -> None:
+    config = parse_config(settings(16), source="settings")
+    write_records(tmp_path / "records.parquet", 3)
+    frame = pd.read_parquet(tmp_path / "records.parquet")
+    assert set(config.data_schema.columns) <= set(frame.columns)
+    assert frame.groupby("client").size().tolist() == [100, 100, 100]
+
+
+def test_clients_of_the_round_are_the_same_each_time() -> None:
+    first, again = clients(), clients()
+    assert len(first) == CLIENTS
+    assert first[7][0].shape == (CLIENT_RECORDS, 700)
+    np.testing.assert_array_equal(first[7][0], again[7][0])
