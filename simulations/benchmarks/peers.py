@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,6 +49,9 @@ TFF = Environment(
         "cachetools~=5.3",
         "tqdm~=4.64",
         "sqlalchemy==2.0.36",
+        "scikit-learn==1.5.2",
+        "decorator",
+        "cloudpickle",
     ),
     bare=(
         "tensorflow-federated==0.87.0",
@@ -110,7 +114,12 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process and those that it started: some peers leave workers behind."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _read(self) -> float:
