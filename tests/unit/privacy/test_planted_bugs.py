@@ -223,6 +223,8 @@ def check_gradient_noise(make_noise: Noise) -> None:
     expect_noise(noise, stddev)
     expect_uncorrelated(noise[0::2], noise[1::2], stddev)  # steps
     expect_uncorrelated(noise[:, 0::2], noise[:, 1::2], stddev)  # parameters
+    half = SGD.local_steps // 2
+    expect_uncorrelated(noise[:half], noise[half:], stddev)  # what different threads drew
     again = make_noise(SGD, 200, SecureRandomness()).astype(np.float64)
     expect_uncorrelated(noise, again, stddev)
 
@@ -259,6 +261,24 @@ def noise_that_cancels_between_steps(
     return noise
 
 
+@lru_cache
+def _kept_gradient_noise(size: int) -> NDArray[np.float32]:
+    return SGD.noise(size, SecureRandomness())
+
+
+def noise_of_the_last_release(mechanism: DpSgd, size: int, randomness: Randomness) -> NDArray[np.float32]:
+    return _kept_gradient_noise(size)
+
+
+def noise_of_one_stream_for_both_threads(
+    mechanism: DpSgd, size: int, randomness: Randomness
+) -> NDArray[np.float32]:
+    noise = mechanism.noise(size, randomness)
+    half = len(noise) // 2
+    noise[half:] = noise[:half]
+    return noise
+
+
 def test_gradient_noise_is_as_charged() -> None:
     check_gradient_noise(noise_as_planned)
 
@@ -272,6 +292,8 @@ def test_gradient_noise_is_as_charged() -> None:
         noise_once_for_all_steps,
         noise_once_for_all_parameters,
         noise_that_cancels_between_steps,
+        noise_of_the_last_release,
+        noise_of_one_stream_for_both_threads,
     ],
 )
 def test_planted_bugs_in_gradient_noise_are_seen(make_noise: Noise) -> None:
