@@ -42,7 +42,7 @@ class Records:
             drawn, rows = _drawn(rows, task)
             return lend(self._dense(features, drawn)), labels[drawn], weights[drawn], rows
         if isinstance(features, np.memmap):  # larger than memory, perhaps: only what is drawn is read
-            drawn, rows = _distinct(rows, num_batches=len(task.batches))
+            drawn, rows = _drawn(rows, task)
             return lend(align(features[drawn])), labels[drawn], weights[drawn], rows
         return lend(features), labels, weights, rows
 

@@ -6,6 +6,7 @@ Its clients make plain SGD steps: records have no privacy.
 # mypy: ignore-errors
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -61,6 +62,9 @@ def main():
     from pfl.privacy.gaussian_mechanism import GaussianMechanism
     from pfl.privacy.privacy_mechanism import CentrallyAppliedPrivacyMechanism
 
+    # pfl prints too: only we speak on what the benchmark reads.
+    answers = os.dup(1)
+    os.dup2(2, 1)
     torch.set_num_threads(1)
     data = [
         Dataset([torch.tensor(x), torch.tensor(y).float()], user_id=str(number))
@@ -78,7 +82,7 @@ def main():
         start = time.perf_counter()
 
         def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
-            print(time.perf_counter() - self.start, flush=True)
+            os.write(answers, f"{time.perf_counter() - self.start}\n".encode())
             if not sys.stdin.readline():
                 return True, Metrics()
             self.start = time.perf_counter()
