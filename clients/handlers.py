@@ -52,6 +52,7 @@ def claim(node: Node, request: Request) -> Reply:
     if not steps or not named:
         raise FederationError(f"Expected a claim for steps among {', '.join(RELEASES)}, found others.")
     terms = _offered(request)
+    node.accept(terms)
     # Signed first: records or a key that cannot be read reserve nothing. It leaves once the claim stands.
     attestation = node.vouch(request.run_id, terms, steps, code=code_digest(__name__))
     node.claim(request.run_id, terms, steps)

@@ -190,7 +190,7 @@ def test_a_lost_index_is_not_begun_afresh(node: Node, terms: Callable[..., RunTe
     export(node, {0: "2026-02-20"})
     with pytest.raises(LedgerError, match="keep the first settings"):
         handlers.claim(node, offer(terms("2026-02"), "run-2"))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         assert {spending.block.span for spending in ledger.spending()} == {"2026-01"}
 
 

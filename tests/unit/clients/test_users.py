@@ -138,7 +138,7 @@ def test_a_user_in_several_spans_has_every_block_charged_with_the_whole_run(
 ) -> None:
     node = node_of({"ann": 50})
     handlers.claim(node, offer(terms()))
-    with Ledger(node.ledger_path) as ledger:
+    with Ledger(node.ledger) as ledger:
         held = {(each.block.span, each.block.split): each.held for each in ledger.spending()}
     assert held["2026-01", "train"] == held["2026-02", "train"] > 0
     assert held["2026-01", "eval"] == held["2026-02", "eval"] > 0
@@ -164,7 +164,7 @@ def test_another_user_changes_no_field_of_what_is_agreed_and_charged(
     for run_id, users in (("run-1", USERS), ("run-2", {**USERS, "eve": 90})):
         node = node_of(users)
         handlers.claim(node, offer(terms(), run_id))
-        with Ledger(node.ledger_path) as ledger:
+        with Ledger(node.ledger) as ledger:
             held.append({str(each.block): each.held / (len(held) + 1) for each in ledger.spending()})
     assert held[0] == pytest.approx(held[1])
 
