@@ -314,11 +314,13 @@ def test_after_a_refusal_the_same_command_answers_from_what_was_paid(
     assert spent(workspace) == before
 
 
-@pytest.mark.parametrize("at", [24, 60], ids=["before the claim", "in training"])
+@pytest.mark.parametrize(
+    ("at", "only"), [(1, "reserve"), (12, "commit")], ids=["before the claim", "in training"]
+)
 def test_other_records_end_an_interrupted_run_and_the_next_command_begins_anew(
-    workspace: Workspace, wanted: SimulationRequest, write_records: WriteRecords, at: int
+    workspace: Workspace, wanted: SimulationRequest, write_records: WriteRecords, at: int, only: str
 ) -> None:
-    with pytest.raises(Killed), killed_at(at):
+    with pytest.raises(Killed), killed_at(at, only=only):
         start(workspace, wanted)
     write_records(70)
     with pytest.raises(DataError, match="records and the code that this run began with"):
@@ -483,7 +485,7 @@ def test_a_lost_claim_is_adopted_all_the_same(
 def test_a_run_whose_files_were_deleted_frees_what_it_never_released(
     workspace: Workspace, wanted: SimulationRequest, lost: str
 ) -> None:
-    with pytest.raises(Killed), killed_at(38):  # after the reservations
+    with pytest.raises(Killed), killed_at(1, only="commit"):
         start(workspace, wanted)
     [directory] = workspace.runs_dir.iterdir()
     if lost:
