@@ -6,20 +6,14 @@ Layers form a graph. Value 0 is the rows, (n, input_width); layer i makes value 
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpipe.encrypted.tanh import COEFFICIENTS, KNOTS
-from fedpipe.errors import EncryptedError
-from fedpipe.files import write_atomically
 
 Floats = NDArray[np.float64]
 Layer = dict[str, Any]
@@ -84,33 +78,6 @@ def evaluate(part: DensePart, inputs: NDArray[Any]) -> Floats:
         weights = [part.weights[number] for number in layer["weights"]]
         values.append(_RULES[layer["kind"]](layer, [values[number] for number in layer["inputs"]], weights))
     return values[-1]
-
-
-def write_dense(part: DensePart, path: Path) -> None:
-    """Writes the part as NumPy arrays and JSON, without pickle, readable by its owner alone."""
-    layers = json.dumps({"layers": part.layers, "input_width": part.input_width}, allow_nan=False)
-    arrays = {f"weight_{number}": weight for number, weight in enumerate(part.weights)}
-    content = io.BytesIO()
-    np.savez(content, layers=np.frombuffer(layers.encode(), dtype=np.uint8), **arrays)
-    write_atomically(path, lambda stream: stream.write(content.getvalue()))
-
-
-def read_dense(path: Path) -> DensePart:
-    """Returns what `write_dense` wrote.
-
-    Raises:
-      EncryptedError: the file is not one of those.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            description = json.loads(arrays["layers"].tobytes())
-            weights = tuple(arrays[f"weight_{number}"] for number in range(len(arrays.files) - 1))
-        layers, input_width = tuple(description["layers"]), int(description["input_width"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise EncryptedError(
-            f"Expected a model's dense part in {path}, found none: export it again."
-        ) from error
-    return DensePart(layers=layers, weights=weights, input_width=input_width)
 
 
 def windows(values: Floats, size: Sequence[int], strides: Sequence[int], padding: str, fill: float) -> Floats:

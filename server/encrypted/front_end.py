@@ -119,7 +119,7 @@ class FrontEnd:
 
 
 def make_app(front_end: FrontEnd, service: Service, raw: Predict | None = None) -> FastAPI:
-    """Returns the ASGI application that docs/encrypted-wire.md describes.
+    """Returns the ASGI application that docs/encrypted-client.md describes.
 
     Args:
       front_end: what the paths do.

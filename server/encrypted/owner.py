@@ -24,10 +24,10 @@ from fedpipe.encrypted.transform import read_transform
 from fedpipe.encrypted.wire import CONTENT_TYPE, Pair, decode_pair, encode_pair
 from fedpipe.errors import EncryptedError, FedpipeError
 
-# Of a probability, as issue by issue measured: rounding, and tanh in pieces.
+# Of a probability: what rounding and tanh in pieces may cost.
 TOLERANCE = 1e-3
 _WEIGHT_LIMIT = 2.0**30
-_SECONDS = 120.0
+_SECONDS = 300.0
 
 
 class Parties:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedpipe.errors import EncryptedError
 
-_SECONDS = 300.0
+_SECONDS = 900.0
 _LINE_BYTES = 64 << 20  # a model card holds vocabularies
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedpipe.encrypted.channels import PassingError
 from fedpipe.encrypted.client import EncryptedClient
 from fedpipe.errors import EncryptedError
 from server.prediction.errors import Code, ServingError
@@ -47,6 +48,8 @@ def raw_predictor(url: str, authority: str | None) -> Predict:
     async def predict(rows: RawRows, key: str | None) -> dict[str, Any]:
         try:
             return await asyncio.to_thread(ask, rows, key)
+        except PassingError as error:
+            raise ServingError(Code.UNAVAILABLE, str(error)) from error
         except EncryptedError as error:
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
 

@@ -27,7 +27,7 @@ logger = logging.getLogger("fedpipe.encrypted")
 
 Make = Callable[[int], Committee]
 
-_OWNER_SECONDS = 300.0
+_OWNER_SECONDS = 600.0
 _MAX_BACKOFF_SECONDS = 60.0
 _STATUS_SECONDS = 5.0
 # TensorFlow 2.9's server keeps a little of every call.

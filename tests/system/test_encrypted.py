@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 
 from fedpipe.encrypted import provisioning
 from fedpipe.encrypted.client import EncryptedClient
 from fedpipe.encrypted.shares import encode_fixed, share
 from fedpipe.encrypted.wire import Pair, encode_pair
+from fedpipe.errors import EncryptedError
 from tests.system.conftest import Shell
+from tests.system.encrypted_service import (
+    SECONDS,
+    Running,
+    check_agreement,
+    lying_party,
+    rows_of,
+    send,
+    train,
+    up,
+)
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 420
+PORTS = list(range(22310, 22317))  # inside a committee's namespace
+MLP = ("--set", "training.num_rounds=3", "--set", "model.type=mlp", "--set", "privacy.epsilon=2")
 # A party's TensorFlow port in its namespace, and a look at what is staged there by somebody who knows it.
 ROGUE = """
 import sys, party.runtime as runtime
@@ -40,131 +51,52 @@ with tf.device("/job:rogue/replica:0/task:0/device:CPU:0"):
 """
 
 
-class Running:
-    """A service of a workspace, with everything that a test does to it."""
-
-    def __init__(self, folder: Path, process: subprocess.Popen[str], workspace: Path) -> None:
-        self.folder, self.process, self.workspace = folder, process, workspace
-
-    @property
-    def state(self) -> dict[str, Any]:
-        path = self.workspace / "encrypted" / "state.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return found
-
-    def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + SECONDS
-        while not condition(self.state):
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, self.state
-            time.sleep(0.2)
-        return self.state
-
-    def active(self) -> EncryptedClient:
-        return EncryptedClient(self.wait(lambda state: state.get("state") == "active")["url"])
-
-    def pid(self, name: str) -> int:
-        """Returns the process of this service that calls itself `name`."""
-        found = [
-            int(path.name)
-            for path in Path("/proc").glob("[0-9]*")
-            if _command(path) == name and self.process.pid in _ancestors(int(path.name))
-        ]
-        assert len(found) == 1, found
-        return found[0]
-
-    def ticket(self, rows: int = 1) -> dict[str, Any]:
-        answer = httpx.post(f"{self.state['url']}/v1/requests", json={"rows": rows})
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-
-def _command(path: Path) -> str:
-    try:
-        return (path / "comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _ancestors(pid: int) -> list[int]:
-    found = []
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            break
-        found.append(pid)
-    return found
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("encrypted"))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("encrypted")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shell(folder: Path) -> Shell:
-    return Shell(folder)
-
-
-@pytest.fixture(scope="module")
-def service(folder: Path, shell: Shell) -> Iterator[Running]:
-    """A service of a model that was trained here."""
+def service(shell: Shell) -> Iterator[Running]:
+    """A service of a logistic regression that was trained here."""
     provisioning.install(provisioning.default_home(), print)
-    trained = shell.run(
-        *("--config", "breast_cancer", "--workspace", "w", "--quiet"), *("--set", "training.num_rounds=3")
-    )
-    assert trained.code == 0, trained.err
-    process = shell.launch(
-        *("encrypted", "up", "--model", "breast_cancer", "--workspace", "w", "--operator-sees-rows"),
-        *("--port", "0", "--buckets", "1,4", "--deadline-seconds", "5"),
-        module="fedpipe",
-    )
-    running = Running(folder, process, folder / "w")
-    try:
+    train(shell, "breast_cancer", "--set", "training.num_rounds=3")
+    words = ("--operator-sees-rows", "--accept-raw-rows", "--buckets", "1,256", "--deadline-seconds", "8")
+    with up(shell, "breast_cancer", *words) as running:
         yield running
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=SECONDS)
 
 
-def rows_of(client: EncryptedClient, count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    lower, upper = client.card.transform.bounds()
-    return np.random.default_rng(seed).uniform(lower, upper, (count, len(lower)))
+def shared_row(client: EncryptedClient) -> tuple[Pair, Pair, Pair]:
+    return share(encode_fixed(rows_of(client, 1), max_magnitude=1e3))
 
 
-def send(ticket: dict[str, Any], pairs: tuple[Pair, Pair, Pair], parties: tuple[int, ...] = (0, 1, 2)) -> Any:
-    """Returns status and body of each party's answer."""
-
-    def put(index: int) -> tuple[int, bytes]:
-        url = f"{ticket['parties'][index]['url']}/v1/shares/{ticket['request_id']}"
-        answer = httpx.put(url, content=encode_pair(pairs[index]), timeout=60)
-        return answer.status_code, answer.content
-
-    with ThreadPoolExecutor(3) as pool:
-        return list(pool.map(put, parties))
+def raw_rows(client: EncryptedClient, count: int) -> pd.DataFrame:
+    """Returns records of numbers as text, of which some lie outside their declared ranges."""
+    generator = np.random.default_rng(1)
+    columns = {name: generator.exponential(100.0, count) for name in client.card.transform.columns}
+    scaled = pd.DataFrame(columns) / 10.0 ** generator.integers(0, 6, len(columns))
+    return scaled.astype(str).astype(object)
 
 
-def test_probabilities_are_the_models_own(service: Running, folder: Path) -> None:
+def served(shell: Shell, version: int, frame: pd.DataFrame) -> Any:
+    from fedpipe.learning.serving import load_signature, predict_frame
+
+    model = shell.folder / "w" / "models" / "breast_cancer" / str(version)
+    return predict_frame(load_signature(model), frame, list(frame.columns))
+
+
+def test_logistic_regression_answers_as_the_served_model(service: Running, shell: Shell) -> None:
     with service.active() as client:
-        rows = rows_of(client, 9)
-        found = client.predict_encoded(rows)
-    from fedpipe.learning.architectures import predict
-    from server.paper_trail import find_model, show_run
-
-    version = find_model(folder / "w", "breast_cancer")
-    weights = folder / "w/runs" / show_run(folder / "w", "last")["run_id"] / "train/weights.npy"
-    plain = predict(version.definition, np.load(weights), rows.astype(np.float32))
-    assert np.abs(found.probabilities[:, 1] - plain).max() < 1e-3
+        frame = raw_rows(client, 1000)
+        found = client.predict(frame.to_dict("records"))
+    check_agreement(found.probabilities, served(shell, 1, frame))
     assert found.operator_sees_rows
 
 
 def test_same_row_twice_gives_other_output_shares(service: Running) -> None:
     """The masks of two calls differ; a graph that reuses its nonces makes every share the same."""
     with service.active() as client:
-        pairs = share(encode_fixed(rows_of(client, 1), max_magnitude=1e3))
+        pairs = shared_row(client)
     first, second = (send(service.ticket(), pairs) for _ in range(2))
     assert [status for status, _ in first + second] == [200] * 6
     assert all(one[1] != other[1] for one, other in zip(first, second, strict=True))
@@ -172,15 +104,53 @@ def test_same_row_twice_gives_other_output_shares(service: Running) -> None:
 
 def test_request_id_works_once(service: Running) -> None:
     with service.active() as client:
-        pairs = share(encode_fixed(rows_of(client, 1), max_magnitude=1e3))
+        pairs = shared_row(client)
     ticket = service.ticket()
     assert [status for status, _ in send(ticket, pairs)] == [200] * 3
     assert [status for status, _ in send(ticket, pairs)] == [409] * 3
 
 
+@pytest.mark.parametrize(("party", "held"), [(0, 0), (1, 1), (2, 0)])
+def test_party_that_lies_about_its_output_is_found(service: Running, party: int, held: int) -> None:
+    with (
+        lying_party(service.url(), party, held) as url,
+        EncryptedClient(url) as client,
+        pytest.raises(EncryptedError, match="to hold the same share"),
+    ):
+        client.predict_encoded(rows_of(client, 1))
+
+
+def test_words_beyond_every_range_harm_nobody_else(service: Running) -> None:
+    """A client that checks nothing gets nonsense; those whose rows are computed with its do not."""
+    with service.active() as client:
+        rows = rows_of(client, 8)
+        expected = client.predict_encoded(rows).probabilities
+        huge = share(np.full((1, rows.shape[1]), np.iinfo(np.int64).max - 7))
+        with ThreadPoolExecutor(4) as pool:
+            hostile = [pool.submit(send, service.ticket(), huge) for _ in range(3)]
+            found = client.predict_encoded(rows).probabilities
+        assert all(status == 200 for each in hostile for status, _ in each.result())
+    assert np.abs(found - expected).max() < 1e-3
+
+
+def test_rows_in_the_clear_are_answered_alike_and_the_answer_says_who_saw_them(
+    service: Running, shell: Shell
+) -> None:
+    with service.active() as client:
+        frame = raw_rows(client, 3)
+    body = {"instances": frame.to_dict("records")}
+    answer = httpx.post(f"{service.url()}/v1/predict", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["operator_sees_rows"]
+    check_agreement(np.array(answer.json()["probabilities"]), served(shell, 1, frame))
+    body["instances"][0].popitem()
+    refused = httpx.post(f"{service.url()}/v1/predict", json=body, timeout=60)
+    assert (refused.status_code, "row 1" in refused.json()["error"]) == (400, True)
+
+
 def test_shares_of_a_request_that_never_completes_are_dropped(service: Running) -> None:
     with service.active() as client:
-        pairs = share(encode_fixed(rows_of(client, 1), max_magnitude=1e3))
+        pairs = shared_row(client)
         assert [status for status, _ in send(service.ticket(), pairs, parties=(0, 2))] == [504] * 2
         service.wait(lambda state: state["figures"].get("num_held") == [0, 0, 0])
         assert len(client.predict_encoded(rows_of(client, 2)).labels) == 2
@@ -188,7 +158,7 @@ def test_shares_of_a_request_that_never_completes_are_dropped(service: Running) 
 
 def test_concurrent_clients_get_their_own_answers(service: Running) -> None:
     with service.active() as client:
-        url, rows = service.state["url"], rows_of(client, 24)
+        url, rows = service.url(), rows_of(client, 24)
         expected = client.predict_encoded(rows).probabilities
 
     def ask(start: int) -> float:
@@ -200,14 +170,14 @@ def test_concurrent_clients_get_their_own_answers(service: Running) -> None:
         assert max(pool.map(ask, range(4))) < 1e-3
 
 
-def test_no_share_is_written_to_a_file(service: Running, folder: Path) -> None:
+def test_no_share_is_written_to_a_file(service: Running) -> None:
     with service.active() as client:
-        pairs = share(encode_fixed(rows_of(client, 1), max_magnitude=1e3))
+        pairs = shared_row(client)
     ticket = service.ticket()
     answers = send(ticket, pairs)
     secrets = [encode_pair(pair)[16:48] for pair in pairs] + [body[16:24] for _, body in answers]
     secrets.append(ticket["request_id"].encode())
-    for path in (folder / "w").rglob("*"):
+    for path in service.workspace.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(secret in content for secret in secrets), path
 
@@ -224,40 +194,25 @@ def reach(command: list[str], address: str) -> str:
     return done.stdout
 
 
-def connects(address: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(address, timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize("port", range(22310, 22316))
-def test_rogue_outside_finds_no_port_of_the_parties(service: Running, port: int) -> None:
-    with service.active():
-        assert not connects(("127.0.0.1", port))
-        probe = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
-        for prefix in (["unshare", "--map-root-user", "--net"], other_user()):
-            done = subprocess.run([*prefix, "python3", "-c", probe], capture_output=True, check=False)
-            assert done.returncode != 0
+def test_rogue_outside_finds_no_port_of_the_parties(service: Running) -> None:
+    service.url()
+    probe = (
+        "import socket, sys; sys.exit(any(socket.socket().connect_ex(('127.0.0.1', int(port))) == 0 "
+        "for port in sys.argv[1:]))"
+    )
+    for prefix in ([], ["unshare", "--map-root-user", "--net"], other_user()):
+        subprocess.run([*prefix, "python3", "-c", probe, *map(str, PORTS)], check=True)
 
 
 def test_rogue_inside_would_succeed_and_other_users_cannot_get_inside(service: Running) -> None:
     """Shows that the isolation is what keeps the rogue out: in the namespace nothing else does."""
-    with service.active():
-        enter = [
-            "nsenter",
-            "--target",
-            str(service.pid("party0")),
-            "--user",
-            "--net",
-            "--preserve-credentials",
-        ]
-        if os.geteuid() == 0 and shutil.which("nsenter"):
-            assert "REACHED 1" in reach(enter, "127.0.0.1:22310")
-        if other := other_user():
-            done = subprocess.run([*other, *enter, "true"], capture_output=True, check=False)
-            assert done.returncode != 0
+    service.url()
+    enter = ["nsenter", "--target", str(service.pid("party0")), "--user", "--net", "--preserve-credentials"]
+    if os.geteuid() == 0 and shutil.which("nsenter"):
+        assert "REACHED 1" in reach(enter, f"127.0.0.1:{PORTS[0]}")
+    if other := other_user():
+        done = subprocess.run([*other, *enter, "true"], capture_output=True, check=False)
+        assert done.returncode != 0
 
 
 def other_user() -> list[str]:
@@ -279,7 +234,7 @@ def test_service_recovers_from_a_killed_party_by_itself(service: Running) -> Non
 def test_service_recovers_from_a_party_that_hangs(service: Running) -> None:
     with service.active() as client:
         before = service.state["num_recoveries"]
-        pairs = share(encode_fixed(rows_of(client, 1), max_magnitude=1e3))
+        pairs = shared_row(client)
     ticket = service.ticket()
     os.kill(service.pid("party2"), signal.SIGSTOP)
     statuses = [status for status, _ in send(ticket, pairs, parties=(0, 1))]
@@ -297,7 +252,8 @@ def test_new_version_takes_over_without_a_failed_request(service: Running, shell
     stop = threading.Event()
 
     def ask() -> None:
-        with EncryptedClient(service.state["url"]) as mine:
+        # Two, since a new version's transform wants the row encoded again.
+        with service.active(attempts=2) as mine:
             try:
                 while not stop.is_set():
                     versions.add(mine.predict([row]).version)
@@ -307,10 +263,8 @@ def test_new_version_takes_over_without_a_failed_request(service: Running, shell
     caller = threading.Thread(target=ask)
     caller.start()
     try:
-        words = ("--config", "breast_cancer", "--workspace", "w", "--quiet", "--seed", "1", "--fresh")
-        again = shell.run(*words, "--set", "training.num_rounds=2", "--set", "privacy.epsilon=2")
-        assert again.code == 0, again.err
-        service.wait(lambda state: bool(state["serves"]) and state["serves"]["version"] == 2)
+        train(shell, "breast_cancer", *("--seed", "1", "--fresh", *MLP))
+        service.wait(lambda state: bool(failures or (state["serves"] and state["serves"]["version"] == 2)))
         deadline = time.monotonic() + SECONDS
         while 2 not in versions and not failures and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -318,6 +272,13 @@ def test_new_version_takes_over_without_a_failed_request(service: Running, shell
         stop.set()
         caller.join()
     assert (failures, versions) == ([], {1, 2})
+
+
+def test_multilayer_perceptron_answers_as_the_served_model(service: Running, shell: Shell) -> None:
+    with service.active(version=2) as client:
+        frame = raw_rows(client, 10_000)
+        found = client.predict(frame.to_dict("records"))
+    check_agreement(found.probabilities, served(shell, 2, frame))
 
 
 def test_revoked_version_is_served_no_more(service: Running, shell: Shell) -> None:
@@ -332,9 +293,8 @@ def test_revoked_version_is_served_no_more(service: Running, shell: Shell) -> No
 
 def test_down_ends_every_process(service: Running, shell: Shell) -> None:
     assert shell.run("encrypted", "status", "--workspace", "w", module="fedpipe").code == 0
+    before = service.processes()
     assert shell.run("encrypted", "down", "--workspace", "w", module="fedpipe").out == "ended\n"
     service.process.wait(timeout=SECONDS)
-    assert not [
-        path for path in Path("/proc").glob("[0-9]*") if service.process.pid in _ancestors(int(path.name))
-    ]
+    assert not [pid for pid in before if Path(f"/proc/{pid}").exists()]
     assert shell.run("encrypted", "status", "--workspace", "w", module="fedpipe").code == 1

@@ -20,7 +20,7 @@ import yaml
 from fedpipe.encrypted import provisioning
 from fedpipe.encrypted.client import EncryptedClient
 from tests.system.conftest import Shell
-from tests.system.test_encrypted import Running, rows_of
+from tests.system.encrypted_service import Running, rows_of, train, up
 from tests.unit.encrypted.certificates import LOCAL, Authority
 
 pytestmark = pytest.mark.slow
@@ -92,28 +92,19 @@ def start_host(
 @pytest.fixture(scope="module")
 def service(folder: Path, authority: Authority, hosts: Any) -> Iterator[Running]:
     shell = Shell(folder)
-    words = ("--config", "breast_cancer", "--workspace", "w", "--quiet", "--set", "training.num_rounds=3")
-    trained = shell.run(*words)
-    assert trained.code == 0, trained.err
+    train(shell, "breast_cancer", "--set", "training.num_rounds=3")
     certificate, key = authority.issue("coordinator")
-    process = shell.launch(
-        *("encrypted", "up", "--model", "breast_cancer", "--workspace", "w", "--port", "0"),
-        *("--buckets", "1,4", "--deployment", "deployment.yaml", "--party-authority", str(authority.path)),
+    words = (
+        *("--buckets", "1", "--deployment", "deployment.yaml", "--party-authority", str(authority.path)),
         *("--tunnel-cert", str(certificate), "--tunnel-key", str(key)),
         *("--tunnel-authority", str(authority.path)),
-        module="fedpipe",
     )
-    running = Running(folder, process, folder / "w")
-    try:
+    with up(shell, "breast_cancer", *words) as running:
         yield running
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
 
 
 def client_of(service: Running, authority: Authority) -> EncryptedClient:
-    url = service.wait(lambda state: state.get("state") == "active")["url"]
-    return EncryptedClient(url, verify=ssl.create_default_context(cafile=str(authority.path)))
+    return service.active(verify=ssl.create_default_context(cafile=str(authority.path)))
 
 
 def test_parties_on_three_hosts_predict(service: Running, authority: Authority) -> None:

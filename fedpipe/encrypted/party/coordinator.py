@@ -18,10 +18,10 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from . import channel, lifeline
 
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 _PING_SECONDS = 1.0
-_WEIGHTS_SECONDS = 30.0
-_TRACING_SECONDS = 240.0
+_WEIGHTS_SECONDS = 120.0
+_TRACING_SECONDS = 600.0
 Wanted = List[Tuple[str, int]]
 
 
@@ -162,7 +162,7 @@ class Coordinator:
             self._requests.purge()
             for party in self._parties:
                 party.send({"op": "ping"})
-            now, limit = time.monotonic(), self._settings["run_seconds"]
+            now, limit = time.monotonic(), self._settings["silence_seconds"]
             for index, heard in enumerate(self._heard):
                 if now - heard > limit:
                     self.fault(f"Expected an answer of party {index} within {limit:.0f} s, found none.")
@@ -206,7 +206,7 @@ class Coordinator:
             while True:
                 batch = self._requests.next_batch()
                 if batch:
-                    with self._bounded("a run", self._settings["run_seconds"]):
+                    with self._bounded("a run", self._settings["deadline_seconds"]):
                         self._run(batch, self._bucket(sum(rows for _, rows in batch)))
                     self._counters["num_requests"] += len(batch)
                     self._counters["num_rows"] += sum(rows for _, rows in batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -10,14 +11,18 @@ import signal
 import threading
 from typing import Any, Dict
 
+_PR_SET_PDEATHSIG = 1
+
 
 def begin() -> Dict[str, Any]:
-    """Returns the settings, a line on standard input; ends the process when that input ends.
+    """Returns the settings, a line on standard input; ends the process when that input or its parent ends.
 
     Nothing of its memory, where shares lie, may reach a disk.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.register(signal.SIGUSR1)  # says where each thread is, and no values
+    # A process that hangs does not see the end of its input: prctl(2) ends it all the same.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     settings: Dict[str, Any] = json.loads(_read_line())
     threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
     return settings

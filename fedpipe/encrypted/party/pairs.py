@@ -1,10 +1,10 @@
-"""A party's two shares of an array, as docs/encrypted-wire.md lays them out."""
+"""A party's two shares of an array, as docs/encrypted-client.md lays them out."""
 
 from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any, Tuple
+from typing import TYPE_CHECKING, Any, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Pair = Tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 
-_MAGIC = b"FPS1"
+MAGIC = b"FPS1"
 _MAX_RANK = 4
 _WORD = np.dtype("<i8")
 
@@ -28,9 +28,12 @@ def encode(pair: Pair) -> bytes:
     >>> decode(encode((np.array([[1, 2]]), np.array([[3, 4]]))))[1].tolist()
     [[3, 4]]
     """
-    shape = pair[0].shape
-    head = _MAGIC + struct.pack(f"<{1 + len(shape)}I", len(shape), *shape)
-    return head + b"".join(np.ascontiguousarray(share, _WORD).tobytes() for share in pair)
+    return header(pair[0].shape) + b"".join(np.ascontiguousarray(share, _WORD).tobytes() for share in pair)
+
+
+def header(shape: Sequence[int]) -> bytes:
+    """Returns what comes before the shares of an array of that shape."""
+    return MAGIC + struct.pack(f"<{1 + len(shape)}I", len(shape), *shape)
 
 
 def decode(data: bytes) -> Pair:
@@ -48,7 +51,7 @@ def decode(data: bytes) -> Pair:
 
 
 def _read_shape(data: bytes) -> tuple[int, ...]:
-    if len(data) < 8 or data[:4] != _MAGIC:
+    if len(data) < 8 or data[:4] != MAGIC:
         raise InvalidPairError("Expected a pair of shares, found something else.")
     (rank,) = struct.unpack_from("<I", data, 4)
     if not 1 <= rank <= _MAX_RANK or len(data) < 8 + 4 * rank:

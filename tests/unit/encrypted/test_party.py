@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpipe.encrypted import wire
 from fedpipe.encrypted.party import pairs, tickets
 from fedpipe.encrypted.party.endpoint import Desk, open_endpoint
 from fedpipe.encrypted.party.inbox import FullError, Inbox, UsedError
@@ -58,13 +57,6 @@ def test_ticket_ends_with_its_deadline() -> None:
 def test_no_ticket_is_refused(text: str) -> None:
     with pytest.raises(tickets.InvalidTicketError):
         tickets.check(SECRET, text, 0.0)
-
-
-def test_both_sides_write_pairs_alike() -> None:
-    assert pairs.encode(PAIR) == wire.encode_pair(PAIR)
-    first, second = pairs.decode(wire.encode_pair(PAIR))
-    assert np.array_equal(first, PAIR[0])
-    assert np.array_equal(second, PAIR[1])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe.encrypted import shares
+from fedpipe.encrypted.party.pairs import MAGIC
 from fedpipe.encrypted.shares import decode_fixed, encode_fixed, reconstruct, share
-from fedpipe.encrypted.wire import MAGIC, decode_pair, encode_pair, encoded_bytes
+from fedpipe.encrypted.wire import decode_pair, encode_pair, encoded_bytes
 from fedpipe.errors import EncryptedError
 
 

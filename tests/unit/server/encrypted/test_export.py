@@ -13,7 +13,7 @@ import pytest
 from fedpipe.data import Transform
 from fedpipe.encoding.media import encode_image
 from fedpipe.encrypted.client import probabilities
-from fedpipe.encrypted.dense import DensePart, evaluate, read_dense, write_dense
+from fedpipe.encrypted.dense import DensePart, evaluate
 from fedpipe.errors import ConfigError, EncryptedError, WorkspaceError
 from fedpipe.learning import ModelDefinition, ModelSettings
 from fedpipe.learning.architectures import build_model
@@ -113,17 +113,6 @@ def test_dense_part_gives_the_served_probabilities(case: Case) -> None:
     assert np.ptp(served) > 0.1
 
 
-def test_dense_part_survives_a_file(case: Case, tmp_path: Path) -> None:
-    version, directory = case
-    part = export_dense(version, directory)
-    write_dense(part, tmp_path / "part.npz")
-    again = read_dense(tmp_path / "part.npz")
-    assert again.layers == part.layers
-    inputs = version.transform.encode(records(version).head(3))
-    assert np.array_equal(evaluate(again, inputs), evaluate(part, inputs))
-    assert (tmp_path / "part.npz").stat().st_mode & 0o077 == 0
-
-
 def test_no_logit_exceeds_what_the_card_says(case: Case) -> None:
     version, directory = case
     part = export_dense(version, directory)
@@ -162,14 +151,6 @@ def test_custom_model_is_refused(tmp_path: Path, make_version: Callable[..., Mod
     definition = version.definition.model_copy(update={"settings": settings})
     with pytest.raises(ConfigError, match="found custom"):
         export_dense(version.model_copy(update={"definition": definition}), directory)
-
-
-def test_damaged_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "part.npz"
-    for content in (b"", b"PK\x03\x04 no archive"):
-        path.write_bytes(content)
-        with pytest.raises(EncryptedError, match="export it again"):
-            read_dense(path)
 
 
 def test_weights_stay_out_of_messages() -> None:
