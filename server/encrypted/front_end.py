@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from fedpipe.encrypted.party import tickets
 from server.encrypted.rates import Rates
-from server.encrypted.raw_rows import Predict, RawRows
 from server.encrypted.service import Active, Service
-from server.prediction.access import KeyRing, sent_key
+from server.prediction.access import KeyRing
 from server.prediction.errors import Code, ServingError
 
-_RETRY_SECONDS = 5
 NOBODY = "everybody"
 
 
@@ -116,63 +110,3 @@ class FrontEnd:
             parties=[PartyAddress(index=index, url=url) for index, url in enumerate(active.committee.urls)],
             **{name: card[name] for name in named},
         )
-
-
-def make_app(front_end: FrontEnd, service: Service, raw: Predict | None = None) -> FastAPI:
-    """Returns the ASGI application that docs/encrypted-client.md describes.
-
-    Args:
-      front_end: what the paths do.
-      service: what is served.
-      raw: answers rows in the clear; None leaves that path out.
-    """
-    app = FastAPI(title="fedpipe encrypted prediction", docs_url=None, redoc_url=None)
-    _explain_errors(app)
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        ready = service.active is not None
-        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
-
-    @app.get("/v1/model")
-    async def model(request: Request) -> dict[str, Any]:
-        front_end.client(request.headers)
-        return front_end.active().card
-
-    @app.post("/v1/requests")
-    async def ticket(request: Request, wanted: TicketRequest) -> TicketAnswer:
-        return front_end.ticket(front_end.client(request.headers), wanted)
-
-    @app.get("/v1/status")
-    async def status(request: Request) -> dict[str, Any]:
-        front_end.client(request.headers)
-        return service.describe()
-
-    if raw is not None:
-        _take_raw_rows(app, front_end, raw)
-    return app
-
-
-def _take_raw_rows(app: FastAPI, front_end: FrontEnd, raw: Predict) -> None:
-    @app.post("/v1/predict")
-    async def predict(request: Request, rows: RawRows) -> dict[str, Any]:
-        front_end.client(request.headers)
-        return await raw(rows, sent_key(request.headers))
-
-
-def _explain_errors(app: FastAPI) -> None:
-    @app.exception_handler(ServingError)
-    async def refused(request: Request, error: ServingError) -> Response:
-        headers = {401: {"www-authenticate": "Bearer"}}.get(error.http_status)
-        if error.http_status in (429, 503):
-            headers = {"retry-after": str(_RETRY_SECONDS)}
-        return JSONResponse({"error": str(error)}, error.http_status, headers=headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> Response:
-        # Their own text would repeat what was sent.
-        return JSONResponse({"error": "Expected a body as in /openapi.json, found another."}, 400)

@@ -21,7 +21,7 @@ from fedpipe.files import make_private_directory, write_text
 from server.encrypted.committee import Committee, CommitteeSettings
 from server.encrypted.deployment import COORDINATOR
 from server.encrypted.doors import Doors, listen
-from server.encrypted.front_end import FrontEnd, make_app
+from server.encrypted.front_end import FrontEnd
 from server.encrypted.options import UpOptions, state_path
 from server.encrypted.rates import Rates
 from server.encrypted.raw_rows import raw_predictor
@@ -29,6 +29,7 @@ from server.encrypted.service import Make, Service
 from server.encrypted.spread import SpreadCommittee
 from server.encrypted.threat_model import threat_model
 from server.encrypted.tunnel import Tunnel
+from server.encrypted.web import make_app
 from server.prediction.access import KeyRing
 from server.prediction.options import Say
 

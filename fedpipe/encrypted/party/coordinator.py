@@ -21,7 +21,7 @@ from . import channel, lifeline
 _START_SECONDS = 300.0
 _PING_SECONDS = 1.0
 _WEIGHTS_SECONDS = 120.0
-_TRACING_SECONDS = 600.0
+_TRACING_SECONDS = 300.0
 Wanted = List[Tuple[str, int]]
 
 

@@ -15,7 +15,11 @@ Step = Callable[[Any, Any], Any]
 
 def take_weights(prot: Any, count: int) -> List[Any]:
     """Returns for each weight the parties' pairs, as tensors that stay where they are."""
-    return [_unstage_everywhere(prot, WEIGHTS, tf.constant(number, tf.int64)) for number in range(count)]
+    weights = [_unstage_everywhere(prot, WEIGHTS, tf.constant(number, tf.int64)) for number in range(count)]
+    # To ask for a shape is to wait. A server has one thread for the orders of all contexts: one that came
+    # after a party's own wait for its output, which waits for us, would wait for ever.
+    tf.nest.map_structure(lambda share: share.shape, weights)
+    return weights
 
 
 def make_step(prot: Any, layers: Sequence[Layer], bucket: int, width: int) -> Step:

@@ -11,11 +11,12 @@ from starlette.testclient import TestClient
 
 from fedpipe.encrypted.party import tickets
 from fedpipe.errors import ConfigError, EncryptedError
-from server.encrypted.front_end import FrontEnd, make_app
+from server.encrypted.front_end import FrontEnd
 from server.encrypted.options import UpOptions, parse_numbers
 from server.encrypted.rates import Rates
-from server.encrypted.raw_rows import RawRows
+from server.encrypted.raw_rows import RawAnswer, RawRows
 from server.encrypted.threat_model import threat_model
+from server.encrypted.web import make_app
 from server.prediction.access import KeyRing, new_key
 from server.prediction.errors import ServingError
 
@@ -116,16 +117,34 @@ def test_raw_rows_are_refused_unless_asked_for(service: Any) -> None:
 
 
 def test_raw_rows_want_a_key_and_answers_say_who_sees_them(service: Any, tmp_path: Path) -> None:
-    async def raw(rows: RawRows, key: str | None) -> dict[str, Any]:
-        return {"operator_sees_rows": True, "rows": len(rows.instances), "key": key}
+    async def raw(rows: RawRows, key: str | None) -> RawAnswer:
+        asked.append((len(rows.instances), key))
+        return RawAnswer(
+            **{name: CARD[name] for name in ("model", "version", "certificate", "privacy")},
+            operator_sees_rows=True,
+            class_names=("no", "yes"),
+            probabilities=[[0.25, 0.75]],
+        )
 
+    asked: list[tuple[int, str | None]] = []
     key, line = new_key("clinic")
     (tmp_path / "keys").write_text(line)
     front_end = FrontEnd(service, KeyRing(tmp_path / "keys"), Rates(10))
     client, body = TestClient(make_app(front_end, service, raw)), {"instances": [{"age": 61}]}
     assert client.post("/v1/predict", json=body).status_code == 401
     answer = client.post("/v1/predict", json=body, headers={"x-api-key": key}).json()
-    assert answer == {"operator_sees_rows": True, "rows": 1, "key": key}
+    assert (answer["operator_sees_rows"], answer["probabilities"]) == (True, [[0.25, 0.75]])
+    assert asked == [(1, key)]
+
+
+def test_openapi_tells_keys_refusals_and_what_each_path_is_for(service: Any) -> None:
+    document = open_client(service).get("/openapi.json").json()
+    assert set(document["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["description"]
+            assert set(operation["responses"]) == {"200", "default"}
+            assert ("security" in operation) == path.startswith("/v1/")
 
 
 def options(tmp_path: Path, **changes: Any) -> UpOptions:
