@@ -83,7 +83,12 @@ def up(
     ] = False,
     rows_per_minute: Annotated[int, typer.Option(min=1, help="That one key may ask for.")] = 100_000,
     deadline_seconds: Annotated[float, typer.Option(min=1, help="For one request.")] = 30.0,
-    buckets: Annotated[str, typer.Option(help="Numbers of rows that are computed at once.")] = "1,32,256",
+    buckets: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...", help="Numbers of rows computed at once; by default 1,32,256, of a CNN 1,8."
+        ),
+    ] = "",
     deployment: DeploymentOption = None,
     tunnel_cert: TunnelCertOption = None,
     tunnel_key: TunnelKeyOption = None,

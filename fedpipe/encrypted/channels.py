@@ -41,21 +41,21 @@ class OtherVersionError(EncryptedError):
     """Another version is served than the one whose transform encoded the rows."""
 
 
-class Service:
+class Channels:
     """The front end at `url` and the parties it names.
 
     Args:
       key: for the front end alone; parties ask for the ticket.
-      verify: True, or a file of certificate authorities.
+      verify: True, or an `ssl.SSLContext`.
     """
 
-    def __init__(self, url: str, *, key: str | None, verify: bool | Any) -> None:
+    def __init__(self, url: str, *, key: str | None, verify: Any) -> None:
         self._url = check_url(url)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._verify = verify
         self._clients: dict[str, httpx.AsyncClient] = {}
 
-    async def __aenter__(self) -> Service:
+    async def __aenter__(self) -> Channels:
         return self
 
     async def __aexit__(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedpipe.encrypted.card import ModelCard
-from fedpipe.encrypted.channels import OtherVersionError, PassingError, Service
+from fedpipe.encrypted.channels import Channels, OtherVersionError, PassingError
 from fedpipe.encrypted.rows import Place, Row, encode_cells, encode_rows
 from fedpipe.encrypted.shares import decode_fixed, encode_fixed, reconstruct, share
 from fedpipe.encrypted.transform import Cells
@@ -82,7 +82,7 @@ class EncryptedClient:
         timeout_seconds: float = 60.0,
         attempts: int = 3,
     ) -> None:
-        self._service = Service(url, key=key, verify=verify)
+        self._channels = Channels(url, key=key, verify=verify)
         self._pinned = {"version": version, "certificate": certificate}
         self._timeout_seconds = timeout_seconds
         self._attempts = attempts
@@ -102,7 +102,7 @@ class EncryptedClient:
     def close(self) -> None:
         """Ends all connections."""
         if self._thread.is_alive():
-            self._run(self._service.__aexit__(None, None, None))
+            self._run(self._channels.__aexit__(None, None, None))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -115,7 +115,7 @@ class EncryptedClient:
           EncryptedError: it is not the version or the certificate that was asked for.
         """
         if self._card is None:
-            fetch = partial(self._service.fetch_card, seconds=self._timeout_seconds)
+            fetch = partial(self._channels.fetch_card, seconds=self._timeout_seconds)
             card = self._run(self._insist(fetch, time.monotonic() + self._timeout_seconds))
             for name, wanted in self._pinned.items():
                 if wanted is not None and getattr(card, name) != wanted:
@@ -192,13 +192,13 @@ class EncryptedClient:
         return await self._insist(work, deadline, tries)
 
     async def _try(self, card: ModelCard, inputs: NDArray[Any], deadline: float) -> tuple[Floats, bool]:
-        ticket = await self._service.fetch_ticket(card, len(inputs), seconds=deadline - time.monotonic())
+        ticket = await self._channels.fetch_ticket(card, len(inputs), seconds=deadline - time.monotonic())
         # Inside the attempt: every request has shares of its own.
         pairs = share(encode_fixed(inputs, max_magnitude=card.max_magnitude))
         seconds = min(deadline - time.monotonic(), ticket.deadline_seconds)
         shape = (len(inputs), card.num_outputs)
         logits = decode_fixed(
-            reconstruct(await self._service.exchange(ticket, pairs, shape, seconds=seconds))
+            reconstruct(await self._channels.exchange(ticket, pairs, shape, seconds=seconds))
         )
         if np.abs(logits).max() > card.max_output:
             raise PassingError(

@@ -49,7 +49,6 @@ class CommitteeSettings:
     python: Path
     log: Path
     isolated: bool = True
-    buckets: tuple[int, ...] = (1, 32, 256)
     deadline_seconds: float = 30.0
     silence_seconds: float = 10.0
     max_requests: int = 128
@@ -59,12 +58,14 @@ class CommitteeSettings:
 class Committee:
     """The processes of one committee. `failure` is done, with the reason, when they can serve no more.
 
+    Rows are computed in `buckets`: as many at once as the smallest of these numbers that is enough.
     `release` is called when the doors are needed no more.
     """
 
     settings: CommitteeSettings
     doors: Sequence[PartyDoor]
     input_width: int
+    buckets: tuple[int, ...]
     release: Callable[[], None] = lambda: None
     secret: bytes = field(default_factory=tickets.new_secret, repr=False)
     failure: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -163,7 +164,7 @@ class Committee:
             "secret": self.secret.hex(),
             "input_width": self.input_width,
             "max_requests": self.settings.max_requests,
-            "max_bytes": max(_WEIGHT_BYTES, 1024 + 16 * self.input_width * max(self.settings.buckets)),
+            "max_bytes": max(_WEIGHT_BYTES, 1024 + 16 * self.input_width * max(self.buckets)),
             **addresses.shared(),
         }
 
@@ -174,7 +175,7 @@ class Committee:
             "control_token": token,
             "operator": str(operator),
             "input_width": self.input_width,
-            "buckets": self.settings.buckets,
+            "buckets": self.buckets,
             "deadline_seconds": self.settings.deadline_seconds,
             "silence_seconds": self.settings.silence_seconds,
             **addresses.shared(),

@@ -29,6 +29,7 @@ class UpOptions:
       deployment: the hosts of the parties, and `credentials` for them; None keeps all on this one.
       authority: of the certificates that parties on other hosts show their clients.
       rows_per_minute: that one key may ask for.
+      buckets: numbers of rows that are computed at once; none: what suits the model.
     """
 
     workspace: Path
@@ -48,7 +49,7 @@ class UpOptions:
     rows_per_minute: int = 100_000
     deadline_seconds: float = 30.0
     poll_seconds: float = 1.0
-    buckets: tuple[int, ...] = (1, 32, 256)
+    buckets: tuple[int, ...] = ()
     deployment: Deployment | None = None
     credentials: Credentials | None = None
     authority: Path | None = None
@@ -111,8 +112,6 @@ class UpOptions:
             )
         if self.tls is not None:
             check_certificate(self.tls)
-        if not self.buckets:
-            raise ConfigError("Expected at least one of --buckets, found none.")
         if len(self.party_ports) not in (0, 6):
             raise ConfigError(f"Expected six --party-ports, two a party, found {len(self.party_ports)}.")
         return KeyRing(self.api_key_file) if self.api_key_file else None

@@ -61,7 +61,6 @@ def run_service(options: UpOptions, say: Say) -> None:
         python=python,
         log=options.state_path.parent / "parties.log",
         isolated=not options.unisolated,
-        buckets=options.buckets,
         deadline_seconds=options.deadline_seconds,
     )
     say(threat_model(options))
@@ -165,12 +164,15 @@ async def _open_tunnel(options: UpOptions) -> Tunnel | None:
 def _committees(options: UpOptions, settings: CommitteeSettings, tunnel: Tunnel | None) -> Make:
     """Returns what makes committees, here or spread over the deployment's hosts."""
     if tunnel is not None:
-        return lambda width: SpreadCommittee(settings=settings, doors=(), input_width=width, tunnel=tunnel)
+        return lambda width, buckets: SpreadCommittee(
+            settings=settings, doors=(), input_width=width, buckets=buckets, tunnel=tunnel
+        )
     doors = Doors(options)
-    return lambda width: Committee(
+    return lambda width, buckets: Committee(
         settings=settings,
         doors=(opened := doors.open()),
         input_width=width,
+        buckets=buckets,
         release=lambda: doors.release(opened),
     )
 

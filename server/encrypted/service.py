@@ -25,8 +25,11 @@ from server.prediction.options import Say
 
 logger = logging.getLogger("fedpipe.encrypted")
 
-Make = Callable[[int], Committee]
+Make = Callable[[int, tuple[int, ...]], Committee]
 
+_BUCKETS = (1, 32, 256)
+# Pooling compares, which is what costs on shares: a picture takes as long as many rows of a table.
+_CNN_BUCKETS = (1, 8)
 _OWNER_SECONDS = 600.0
 _MAX_BACKOFF_SECONDS = 60.0
 _STATUS_SECONDS = 5.0
@@ -56,7 +59,7 @@ class Service:
     """What is served, or why nothing is. Used on one event loop.
 
     Args:
-      make: returns a new committee for rows of a width.
+      make: returns a new committee for rows of a width, in buckets.
       say: told of every change, in one line.
     """
 
@@ -183,7 +186,8 @@ class Service:
 
     async def _prepare(self, wanted: Standing) -> Active:
         """Returns a committee that holds the version and has shown that it computes it."""
-        committee = self._make(wanted.input_width)
+        suitable = _CNN_BUCKETS if wanted.model_type == "cnn" else _BUCKETS
+        committee = self._make(wanted.input_width, self._options.buckets or suitable)
         owner = OwnerProcess()
         try:
             await committee.start()
@@ -194,7 +198,9 @@ class Service:
             raise
         finally:
             await owner.close()
-        return Active(committee=committee, standing=wanted, card=self._complete(card), canary_error=error)
+        return Active(
+            committee=committee, standing=wanted, card=self._complete(card, committee), canary_error=error
+        )
 
     async def _bring_weights(
         self, committee: Committee, owner: OwnerProcess, wanted: Standing
@@ -212,23 +218,21 @@ class Service:
             ],
         )
         await committee.load(found["layers"], found["num_weights"])
-        canary = [
-            (rows, committee.ticket(tickets.ROWS, rows, _OWNER_SECONDS)) for rows in self._settings.buckets
-        ]
+        canary = [(rows, committee.ticket(tickets.ROWS, rows, _OWNER_SECONDS)) for rows in committee.buckets]
         checked = await owner.ask("check", tickets=canary)
         return found["card"], float(checked["max_error"])
 
-    def _complete(self, card: dict[str, Any]) -> dict[str, Any]:
+    def _complete(self, card: dict[str, Any], committee: Committee) -> dict[str, Any]:
         """Returns the model card with the service's own members."""
         limits = {
             **card["limits"],
-            "max_rows": max(self._settings.buckets),
+            "max_rows": max(committee.buckets),
             "deadline_seconds": self._settings.deadline_seconds,
         }
         return {
             **card,
             "limits": limits,
-            "buckets": list(self._settings.buckets),
+            "buckets": list(committee.buckets),
             "operator_sees_rows": self._options.sees_rows,
             "isolated": self._settings.isolated,
             "threat_model": threat_model(self._options),

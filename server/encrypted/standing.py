@@ -28,6 +28,7 @@ class Standing:
     certificate: str
     privacy: str
     input_width: int
+    model_type: str
 
 
 def served_version(root: Path, name: str, version: int | None) -> Standing:
@@ -48,6 +49,7 @@ def served_version(root: Path, name: str, version: int | None) -> Standing:
         certificate=digest_json(found.certificate.model_dump(mode="json")),
         privacy=found.privacy.status,
         input_width=found.definition.num_features,
+        model_type=found.definition.settings.type,
     )
 
 

@@ -69,8 +69,8 @@ async def _measure(python: Path, turns: int, num_requests: int) -> None:
     generator = np.random.default_rng(0)
     part = make_mlp(generator)
     doors = [PartyDoor(listener=(own := listen("127.0.0.1", 0)), url=_url(own)) for _ in range(3)]
-    settings = CommitteeSettings(python=python, log=Path(os.devnull), buckets=BATCHES)
-    committee = Committee(settings=settings, doors=doors, input_width=WIDTHS[0])
+    settings = CommitteeSettings(python=python, log=Path(os.devnull))
+    committee = Committee(settings=settings, doors=doors, input_width=WIDTHS[0], buckets=BATCHES)
     try:
         await committee.start()
         parties = Parties(committee.urls, None)

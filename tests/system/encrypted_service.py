@@ -133,7 +133,10 @@ def lying_party(front_end: str, index: int, share: int) -> Iterator[str]:
         def handle_any(self) -> None:
             content = self.rfile.read(int(self.headers.get("content-length") or 0))
             origin = truth["party"] if self.command == "PUT" else front_end
-            answer = httpx.request(self.command, origin + self.path, content=content, timeout=60)
+            kind = {"content-type": self.headers.get("content-type", "")}
+            answer = httpx.request(
+                self.command, origin + self.path, content=content, headers=kind, timeout=60
+            )
             body = {"POST": _redirect, "PUT": _lie}.get(self.command, bytes)(answer.content)
             self.send_response(answer.status_code)
             self.send_header("content-length", str(len(body)))

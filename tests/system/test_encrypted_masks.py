@@ -39,8 +39,8 @@ async def answers_to_the_same_shares(folder: Path) -> list[list[tuple[int, bytes
         url = "http://{}:{}".format(*listener.getsockname())
         doors.append(PartyDoor(listener=listener, url=url))
     python = provisioning.find_environment(provisioning.default_home())
-    settings = CommitteeSettings(python=python, log=folder / "log", buckets=(1,))
-    committee = Committee(settings=settings, doors=doors, input_width=2)
+    settings = CommitteeSettings(python=python, log=folder / "log")
+    committee = Committee(settings=settings, doors=doors, input_width=2, buckets=(1,))
     try:
         await committee.start()
         owner = Parties(committee.urls, None)

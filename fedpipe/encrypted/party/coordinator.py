@@ -181,9 +181,10 @@ class Coordinator:
             self._weights = take_weights(self._prot, num_weights)
         seconds = {}
         for bucket in self._buckets:
-            self._steps[bucket] = make_step(self._prot, layers, bucket, self._settings["input_width"])
             started = time.monotonic()
             with self._bounded(f"the tracing of {bucket} rows", _TRACING_SECONDS):
+                width = self._settings["input_width"]
+                self._steps[bucket] = make_step(self._prot, layers, bucket, width, self._weights)
                 self._run([], bucket)
                 self._run([], bucket)  # the first call leaves something to optimise
             seconds[bucket] = time.monotonic() - started

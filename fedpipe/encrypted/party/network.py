@@ -15,15 +15,11 @@ Step = Callable[[Any, Any], Any]
 
 def take_weights(prot: Any, count: int) -> List[Any]:
     """Returns for each weight the parties' pairs, as tensors that stay where they are."""
-    weights = [_unstage_everywhere(prot, WEIGHTS, tf.constant(number, tf.int64)) for number in range(count)]
-    # To ask for a shape is to wait. A server has one thread for the orders of all contexts: one that came
-    # after a party's own wait for its output, which waits for us, would wait for ever.
-    tf.nest.map_structure(lambda share: share.shape, weights)
-    return weights
+    return [_unstage_everywhere(prot, WEIGHTS, tf.constant(number, tf.int64)) for number in range(count)]
 
 
-def make_step(prot: Any, layers: Sequence[Layer], bucket: int, width: int) -> Step:
-    """Returns the computation of `bucket` rows: takes staged inputs and stages outputs."""
+def make_step(prot: Any, layers: Sequence[Layer], bucket: int, width: int, weights: Any) -> Step:
+    """Returns the computation of `bucket` rows, traced: it takes staged inputs and stages outputs."""
 
     def step(key: Any, weights: Any) -> Any:
         # Inside the traced function: the nonces are counted while tracing and the keys drawn when it runs.
@@ -37,8 +33,12 @@ def make_step(prot: Any, layers: Sequence[Layer], bucket: int, width: int) -> St
                 _stage_output(bucket, key, pair)
         return tf.constant(0)
 
-    traced: Step = tf.function(step, autograph=False)
-    return traced
+    traced = tf.function(step, autograph=False)
+    # Now, while no party waits for an output. A TensorFlow server takes the orders of all its clients one by
+    # one: tracing, which asks the parties for shapes, would come after that wait and never end.
+    traced.get_concrete_function(tf.constant(0, tf.int64), weights)
+    compute: Step = traced
+    return compute
 
 
 def _stage_output(bucket: int, key: Any, pair: Sequence[Any]) -> None:

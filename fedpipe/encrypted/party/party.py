@@ -89,11 +89,15 @@ class Party:
             raise
 
     def _stage_weights(self, count: int) -> None:
-        from .runtime import WEIGHTS, stage, tf
+        from .runtime import WEIGHTS, num_staged, stage, tf
 
         with tf.device(_OWN):
             for number, pair in enumerate(self._weights.take(count)):
                 stage(WEIGHTS, number, pair)
+            # Staging is done later, when the server comes to it. An order of the coordinator's to unstage
+            # could come first, and while it waited the server would take no other: so see it done.
+            if num_staged(WEIGHTS) != count:
+                raise RuntimeError("Expected all weights to be staged.")
         self._send({"event": "weights"})
 
     def _run(self, order: channel.Message) -> None:

@@ -20,7 +20,18 @@ tf.config.threading.set_inter_op_parallelism_threads(4)
 import tf_encrypted as tfe  # noqa: E402  # it starts TensorFlow
 from tf_encrypted.operations.secure_random import supports_secure_randomness  # noqa: E402
 
-__all__ = ["INPUT", "OUTPUT", "WEIGHTS", "configure", "connect", "stage", "tf", "tfe", "unstage"]
+__all__ = [
+    "INPUT",
+    "OUTPUT",
+    "WEIGHTS",
+    "configure",
+    "connect",
+    "num_staged",
+    "stage",
+    "tf",
+    "tfe",
+    "unstage",
+]
 
 INPUT, OUTPUT, WEIGHTS = "input", "output", "weights"
 
@@ -49,6 +60,11 @@ def stage(slot: str, key: int, pair: Sequence[Any]) -> None:
     tf.raw_ops.MapStage(
         key=tf.constant(key, tf.int64), indices=[0, 1], values=values, dtypes=[tf.int64] * 2, shared_name=slot
     )
+
+
+def num_staged(slot: str) -> int:
+    """Returns how many pairs are in a slot of the current device, after all earlier orders to it."""
+    return int(tf.raw_ops.MapSize(dtypes=[tf.int64] * 2, shared_name=slot))
 
 
 def unstage(slot: str, key: Any) -> Any:

@@ -22,7 +22,7 @@ def version(*, stated: float | None = 2.0, found: float | None = 2.0) -> Any:
         version=3,
         certificate=certificate,
         privacy=SimpleNamespace(epsilon=stated, status="private"),
-        definition=SimpleNamespace(num_features=13),
+        definition=SimpleNamespace(num_features=13, settings=SimpleNamespace(type="mlp")),
     )
 
 
