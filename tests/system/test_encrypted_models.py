@@ -34,7 +34,7 @@ def complaints(folder: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
 
     settings = ("model.type=wide_and_deep", "model.hidden_units=[16, 4]", "data.limit=2000")
     words = [word for each in (*settings, "training.num_rounds=3") for word in ("--set", each)]
-    return ("complaints", *words), synthetic_complaints(1024, seed=3)
+    return ("complaints", *words), synthetic_complaints(512, seed=3)
 
 
 def pictures(folder: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
@@ -54,7 +54,7 @@ def pictures(folder: Path) -> tuple[tuple[str, ...], pd.DataFrame]:
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "bucket"), [("complaints", complaints, 256), ("pictures", pictures, 16)]
+    ("name", "make", "bucket"), [("complaints", complaints, 128), ("pictures", pictures, 16)]
 )
 def test_model_answers_as_where_it_is_served(name: str, make: Any, bucket: int, tmp_path: Path) -> None:
     from fedpipe.learning.serving import load_signature, predict_frame
