@@ -159,6 +159,13 @@ def check(
         Optional[list[Path]],  # noqa: UP045
         typer.Option("--head", help="A head of the ledger that somebody else keeps, as JSON. Repeatable."),
     ] = None,
+    witness: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="PATH|URL",
+            help="Another's ledger, which keeps heads of this one: a coordinator's, or a node's. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Replay a ledger's chain and compare everything with it; exit code 2 if anything is wrong."""
     from fedpipe.ledger.check import check_ledger
@@ -166,7 +173,7 @@ def check(
     from fedpipe.ledger.stores import LedgerStore
 
     store = LedgerStore.at(ledger or workspace / "ledger.sqlite", key=key)
-    found = check_ledger(store, [read_head(path) for path in head or ()])
+    found = check_ledger(store, [read_head(path) for path in head or ()], witnesses=witness or ())
     for line in (*found.gaps, *found.findings):
         typer.echo(line)
     if found.findings:

@@ -92,13 +92,14 @@ def make_budget_plan(
       blocks: with what is left of each.
 
     Raises:
-      PrivacyError: privacy is off, or no noise can meet the target.
+      PrivacyError: privacy is off, no noise can meet the target, or `blocks` admit no run of this kind.
     """
     if not config.privacy.enabled:
         raise PrivacyError("Expected privacy.enabled=true for a budget, found false: it has no cost to plan.")
     if budget_epsilon is not None and not 0 < budget_epsilon < math.inf:
         raise PrivacyError(f"Expected a lifetime budget of epsilon > 0, found {budget_epsilon:g}.")
     plan = make_plan(config)
+    _check_kind(plan, blocks)
     runs = num_runs or config.spans.last or 1
     policy = None if budget_epsilon is None else policy_for_budget(budget_epsilon, plan.delta)
     return BudgetPlan(
@@ -112,6 +113,17 @@ def make_budget_plan(
         options=tuple(_options(config, runs, policy, blocks)),
         spans=tuple(_span_rooms(plan, blocks)),
     )
+
+
+def _check_kind(plan: PrivacyPlan, blocks: Sequence[BlockHistory]) -> None:
+    """Raises PrivacyError for blocks that refuse the plan whatever it costs, as admission would."""
+    for each in blocks:
+        if each.block.split not in plan.splits or each.unit != plan.unit:
+            raise PrivacyError(
+                f"Expected a run by {each.unit} that knows the split {each.block.split}, as block "
+                f"{each.block} does, found one by {plan.unit} with {', '.join(plan.splits)}: give the "
+                "configuration that these records are used with."
+            )
 
 
 def plan_lines(plan: BudgetPlan) -> Iterator[str]:

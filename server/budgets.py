@@ -73,7 +73,7 @@ def gather_report(
         places = [Workspace.open_existing(workspace).ledger_path]
     account = None if client is None else _account(client, places)
     choice = Choice(client=account, spans=frozenset(spans))
-    by_name = {ledger_name(place): place for place in places}
+    by_name = _by_name(places)
     return make_report(
         [read_history(place, choice) for place in by_name.values()],
         lambda name, blocks: read_events(by_name[name], blocks),
@@ -81,6 +81,18 @@ def gather_report(
         origins=model_origins(workspace) if workspace is not None else [],
         client=account,
     )
+
+
+def _by_name(places: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Returns each place once, by what the report calls it."""
+    named: dict[str, str | Path] = {}
+    for place in places:
+        if str(named.setdefault(ledger_name(place), place)) != str(place):
+            raise ConfigError(
+                f"Expected ledgers whose names differ, found two called {ledger_name(place)}: "
+                "options of a URL are not shown. Make a report of each."
+            )
+    return named
 
 
 def _account(client: str, places: Sequence[str | Path]) -> str:

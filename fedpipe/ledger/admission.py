@@ -237,12 +237,17 @@ def _spending(row: Row[Any], gap: Gap | None) -> Spending:
     in_gap = gap is not None and row.position < gap.position
     return Spending(
         block=Block(client=row.client, span=row.span, split=row.split),
-        policy=_policy(row.epsilon, row.delta, row.reserved_delta, row.renyi_order),
+        policy=policy_of(row),
         budget=row.renyi_budget,
         held=max(float(row.held), row.renyi_budget) if in_gap else float(row.held),
         num_releases=int(row.num_releases),
         in_gap=in_gap,
     )
+
+
+def policy_of(row: Row[Any]) -> BlockPolicy:
+    """Returns the policy in a row of the table of blocks."""
+    return _policy(row.epsilon, row.delta, row.reserved_delta, row.renyi_order)
 
 
 @lru_cache(maxsize=1024)

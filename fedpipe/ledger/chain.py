@@ -34,21 +34,7 @@ class Chain:
         self._now = now
         self.newest = newest_entry(connection)
         if self.last_digest != verified:
-            self._verify(self.end)
-
-    def _verify(self, newest: Entry) -> None:
-        if not newest.is_intact or not newest.head(self._key.public).is_genuine:
-            raise LedgerError(
-                f"Expected a newest entry that this ledger's key signed, found entry {newest.position} "
-                "edited, or signed by another: see `fedpipe budget check`, and restore ledger and key from a "
-                "backup."
-            )
-        found = totals(self.connection)
-        if found != newest.totals:
-            raise LedgerError(
-                f"Expected the totals {newest.totals} of the newest entry, found {found} in the tables: "
-                "see `fedpipe budget check`, and restore the ledger from a backup."
-            )
+            check_end(connection, self.end, key.public)
 
     @property
     def last_digest(self) -> str:
@@ -89,6 +75,26 @@ class Chain:
         )
         self.newest = entry
         return entry
+
+
+def check_end(connection: Connection, newest: Entry, public: str) -> None:
+    """Checks that the key `public` signed the newest entry, and that the tables hold what it states.
+
+    Raises:
+      LedgerError: they do not agree.
+    """
+    if not newest.is_intact or not newest.head(public).is_genuine:
+        raise LedgerError(
+            f"Expected a newest entry that this ledger's key signed, found entry {newest.position} "
+            "edited, or signed by another: see `fedpipe budget check`, and restore ledger and key from a "
+            "backup."
+        )
+    found = totals(connection)
+    if found != newest.totals:
+        raise LedgerError(
+            f"Expected the totals {newest.totals} of the newest entry, found {found} in the tables: "
+            "see `fedpipe budget check`, and restore the ledger from a backup."
+        )
 
 
 def newest_entry(connection: Connection) -> Entry | None:

@@ -1,7 +1,7 @@
 """Whether a ledger is what its entries say, and its entries what its key signed.
 
-Everything is read and replayed; nothing is changed. Somebody who holds the ledger's key can write
-another history: only heads that others keep tell it from the first.
+One state of it is read and replayed; nothing is changed, and no release waits for it. Somebody who
+holds the ledger's key can write another history: only heads that others keep tell it from the first.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, String, Table, and_, create_engine, select
@@ -20,8 +21,10 @@ from fedpipe.ledger import tables
 from fedpipe.ledger.admission import all_spending
 from fedpipe.ledger.chain import all_entries, entry_at
 from fedpipe.ledger.entries import BEGINNING, Entry, LedgerMade, SignedHead
+from fedpipe.ledger.heads import witnessed_head
 from fedpipe.ledger.projection import project, totals
-from fedpipe.ledger.stores import LedgerStore, engine_of
+from fedpipe.ledger.reading import ledger_name, open_for_reading, snapshot
+from fedpipe.ledger.stores import LedgerStore
 from fedpipe.signing import read_key
 
 # Sums in another order, and claims that policies admit with a hair to spare.
@@ -37,11 +40,18 @@ class Examination:
     findings: tuple[str, ...]
 
 
-def check_ledger(store: LedgerStore, heads: Iterable[SignedHead] = ()) -> Examination:
-    """Returns what is wrong with a ledger; `heads` are heads of it that others keep.
+def check_ledger(
+    store: LedgerStore, heads: Iterable[SignedHead] = (), *, witnesses: Iterable[str | Path] = ()
+) -> Examination:
+    """Returns what is wrong with a ledger.
+
+    Args:
+      store: where it lies.
+      heads: heads of it that others keep.
+      witnesses: ledgers of others, which must have seen it, and whose every head of it must be in its chain.
 
     Raises:
-      LedgerError: there is none, or it is of another format.
+      LedgerError: there is none, or it is of another format; or a witness cannot be read.
     """
     if store.path is not None and not store.path.exists():
         raise LedgerError(f"Expected a ledger at {store}, found none.")
@@ -49,12 +59,14 @@ def check_ledger(store: LedgerStore, heads: Iterable[SignedHead] = ()) -> Examin
     gaps: tuple[str, ...] = ()
     replay = _Replay()
     try:
-        with engine_of(store.url).connect() as connection, connection.begin():
+        with snapshot(store.url) as connection:
             findings.extend(_integrity(connection))
             _check_format(connection)
             findings.extend(_check_chain(connection, store, replay))
             findings.extend(_check_tables(connection, replay))
             findings.extend(_check_heads(connection, replay.public, heads))
+            for witness in witnesses:
+                findings.extend(_check_witness(connection, replay.public, witness))
             gaps = tuple(_gaps(connection))
     except DatabaseError as error:
         reason = str(error.orig) if isinstance(error.orig, sqlite3.Error) else type(error.orig).__name__
@@ -223,6 +235,18 @@ def _check_heads(connection: Connection, public: str, heads: Iterable[SignedHead
         entry = entry_at(connection, head.position)
         if entry is None or entry.digest != head.digest:
             yield f"entry {head.position}: was signed with another content, or is lost"
+
+
+def _check_witness(connection: Connection, public: str, witness: str | Path) -> Iterator[str]:
+    w = tables.witnessed
+    with open_for_reading(witness) as other:
+        rows = other.execute(select(w).where(w.c.ledger == public).order_by(w.c.position)).all()
+    if not rows:
+        yield f"{ledger_name(witness)} has never been shown a head of this ledger"
+    yield from dict.fromkeys(
+        f"{finding} (kept by {ledger_name(witness)})"
+        for finding in _check_heads(connection, public, [witnessed_head(row) for row in rows])
+    )
 
 
 def _gaps(connection: Connection) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select, true
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, true
 
 from fedpipe.errors import LedgerError
 from fedpipe.ledger import tables
@@ -39,12 +41,12 @@ def newest_heads(connection: Connection, name: str | None = None) -> dict[str, S
         select(w.c.name, func.max(w.c.position).label("position")).where(wanted).group_by(w.c.name).subquery()
     )
     query = select(w).join(newest, (w.c.name == newest.c.name) & (w.c.position == newest.c.position))
-    return {
-        row.name: SignedHead(
-            ledger=row.ledger, position=row.position, digest=row.digest, signature=row.signature
-        )
-        for row in connection.execute(query)
-    }
+    return {row.name: witnessed_head(row) for row in connection.execute(query)}
+
+
+def witnessed_head(row: Row[Any]) -> SignedHead:
+    """Returns the head in a row of the table of witnessed heads."""
+    return SignedHead(ledger=row.ledger, position=row.position, digest=row.digest, signature=row.signature)
 
 
 def meet_head(chain: Chain, ledger: str, head: SignedHead) -> LedgerError | None:

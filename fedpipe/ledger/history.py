@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from fedpipe.ledger import tables
-from fedpipe.ledger.admission import Gap, last_gap
+from fedpipe.ledger.admission import Gap, last_gap, policy_of
 from fedpipe.ledger.blocks import Block, BlockPolicy
 from fedpipe.ledger.reading import ledger_name, open_for_reading
 
@@ -59,18 +58,18 @@ class BlockHistory:
 
     @property
     def spent(self) -> float:
-        """The divergence of all that was released."""
-        return sum(charge.spent for charge in self.charges)
+        """The divergence of all that was released, as far as it is known: in a gap, all of the budget."""
+        return self.budget if self.in_gap else sum(charge.spent for charge in self.charges)
 
     @property
     def reserved(self) -> float:
         """The divergence of all that open claims may still release; it counts as spent."""
-        return sum(charge.reserved for charge in self.charges)
+        return 0.0 if self.in_gap else sum(charge.reserved for charge in self.charges)
 
     @property
     def left(self) -> float:
         """What a new claim may still reserve."""
-        return 0.0 if self.in_gap else max(0.0, self.budget - self.spent - self.reserved)
+        return max(0.0, self.budget - self.spent - self.reserved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +199,7 @@ def _block(
     return BlockHistory(
         ledger=ledger,
         block=Block(client=row.client, span=row.span, split=row.split),
-        policy=_policy(row.epsilon, row.delta, row.reserved_delta, row.renyi_order),
+        policy=policy_of(row),
         unit=row.privacy_unit,
         neighboring_relation=row.neighboring_relation,
         budget=row.renyi_budget,
@@ -212,11 +211,6 @@ def _block(
 
 def _rows(connection: Connection, query: Select[Any]) -> Iterable[Any]:
     return connection.execute(query)
-
-
-@lru_cache(maxsize=1024)
-def _policy(epsilon: float, delta: float, reserved_delta: float, renyi_order: int) -> BlockPolicy:
-    return BlockPolicy(epsilon=epsilon, delta=delta, reserved_delta=reserved_delta, renyi_order=renyi_order)
 
 
 _Charge = tuple[RunCharge, int]

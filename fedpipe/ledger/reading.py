@@ -1,4 +1,4 @@
-"""Opens a ledger for reading alone: one consistent state of it, and no writer is held up."""
+"""Opens a ledger for reading alone: one consistent state of it, no key needed, and no writer is held up."""
 
 from __future__ import annotations
 
@@ -8,43 +8,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from fedpipe.errors import LedgerError
 from fedpipe.ledger import tables
-from fedpipe.ledger.stores import BUSY_SECONDS
+from fedpipe.ledger.chain import check_end, entry_at, newest_entry
+from fedpipe.ledger.entries import Entry, LedgerMade
+from fedpipe.ledger.stores import BUSY_SECONDS, as_ledger_error, ledger_url, shown, sqlite_path
 
 
 def ledger_name(location: str | Path) -> str:
-    """Returns what a report calls the ledger: without the password of a URL."""
-    text = str(location)
-    return make_url(text).render_as_string(hide_password=True) if "://" in text else text
+    """Returns what a report calls the ledger: of a URL neither user, password nor options.
+
+    >>> ledger_name("postgresql+psycopg://ada:secret@db/bank?options=-csearch_path%3Dnorth")
+    'postgresql+psycopg://db/bank'
+    """
+    return shown(ledger_url(location)) if "://" in str(location) else str(location)
 
 
 @contextmanager
 def open_for_reading(location: str | Path) -> Iterator[Connection]:
-    """Opens a ledger to read one consistent state of it; whoever writes at the same time is not held up.
+    """Opens a ledger whose end agrees with its tables, as an opening for writing checks it.
 
     Raises:
-      LedgerError: there is no ledger at `location`, it is of another format, or it cannot be read.
+      LedgerError: there is no ledger at `location`, it is of another format, was edited, or cannot be read.
     """
-    name = ledger_name(location)
-    url, options = _address(location)
+    url = ledger_url(location)
+    path = sqlite_path(url)
+    if path is not None and not path.is_file():
+        raise LedgerError(f"Expected a ledger at {location}, found none: check --workspace or --ledger.")
     try:
-        engine = create_engine(url, hide_parameters=True, poolclass=NullPool, **options)
-        if engine.dialect.name == "sqlite":
-            # One snapshot for all that follows, which Python's driver by itself would not begin for a SELECT.
-            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-        with engine.connect() as connection:
+        with as_ledger_error(), snapshot(url) as connection:
             _check_format(connection)
+            _check_end(connection)
             yield connection
-    except (DatabaseError, ModuleNotFoundError) as error:
-        reason = getattr(error, "orig", None) or error
-        raise LedgerError(
-            f"Expected a ledger to read at {name}, found that impossible ({reason}): check --ledger."
-        ) from error
+    except LedgerError as error:
+        raise LedgerError(f"{error} (The ledger: {ledger_name(location)}.)") from error
+
+
+@contextmanager
+def snapshot(url: URL) -> Iterator[Connection]:
+    """Opens one state of whatever is at `url`, unchecked.
+
+    Raises:
+      DatabaseError: it cannot be read.
+    """
+    path = sqlite_path(url)
+    options: dict[str, Any] = (
+        {"isolation_level": "REPEATABLE READ", "connect_args": {"connect_timeout": int(BUSY_SECONDS)}}
+        if path is None
+        else {"creator": _opener(path)}
+    )
+    engine = create_engine(url, hide_parameters=True, poolclass=NullPool, **options)
+    if path is not None:
+        # Python's driver by itself would not begin one snapshot for all that follows.
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    with engine.connect() as connection:
+        yield connection
 
 
 def _check_format(connection: Connection) -> None:
@@ -56,14 +77,19 @@ def _check_format(connection: Connection) -> None:
         )
 
 
-def _address(location: str | Path) -> tuple[str, dict[str, Any]]:
-    text = str(location)
-    if "://" in text:
-        return text, {"isolation_level": "REPEATABLE READ"}
-    path = Path(text).absolute()
-    if not path.is_file():
-        raise LedgerError(f"Expected a ledger at {text}, found none: check --workspace or --ledger.")
-    return "sqlite://", {"creator": _opener(path)}
+def _check_end(connection: Connection) -> None:
+    first, newest = entry_at(connection, 1), newest_entry(connection)
+    if first is None or newest is None:
+        raise LedgerError("Expected a ledger's entries, found none: see `fedpipe budget check`.")
+    check_end(connection, newest, _public_key(first))
+
+
+def _public_key(first: Entry) -> str:
+    try:
+        body = first.body
+    except (KeyError, ValueError):
+        body = None
+    return body.public_key if isinstance(body, LedgerMade) else ""
 
 
 def _opener(path: Path) -> Callable[[], Any]:

@@ -57,24 +57,21 @@ class LedgerStore:
         >>> print(store)
         postgresql+psycopg://db/bank
         """
-        if isinstance(place, Path) or "://" not in place:
-            path = Path(place).absolute()
-            key = key or path.with_name(f"{path.name}.key")
-            return cls(url=URL.create("sqlite", database=str(path)), key_path=key)
-        url = _parse(place)
-        if key is None:
+        url = ledger_url(place)
+        path = sqlite_path(url)
+        if key is None and path is None:
             raise LedgerError(
-                f"Expected the file of the key that signs ledger {_shown(url)}, found none given."
+                f"Expected the file of the key that signs ledger {shown(url)}, found none given."
             )
-        return cls(url=url, key_path=key)
+        return cls(url=url, key_path=key or Path(f"{path}.key"))
 
     @property
     def path(self) -> Path | None:
         """The file of a SQLite ledger."""
-        return Path(str(self.url.database)) if self.url.drivername == "sqlite" else None
+        return sqlite_path(self.url)
 
     def __str__(self) -> str:
-        return str(self.path or _shown(self.url))
+        return shown(self.url)
 
     def __repr__(self) -> str:
         return f"LedgerStore({self})"
@@ -131,9 +128,16 @@ def as_ledger_error() -> Iterator[None]:
         ) from error
 
 
-def _parse(text: str) -> URL:
+def ledger_url(place: Path | str) -> URL:
+    """Returns the URL of the ledger at a path, or at a URL of PostgreSQL.
+
+    Raises:
+      LedgerError: it is another URL.
+    """
+    if isinstance(place, Path) or "://" not in place:
+        return URL.create("sqlite", database=str(Path(place).absolute()))
     try:
-        url = make_url(text)
+        url = make_url(place)
     except (ArgumentError, ValueError):
         url = None  # the error would show the text, a password maybe
     if url is None or url.drivername != POSTGRESQL:
@@ -141,7 +145,15 @@ def _parse(text: str) -> URL:
     return url
 
 
-def _shown(url: URL) -> str:
+def sqlite_path(url: URL) -> Path | None:
+    """Returns the file of a SQLite ledger, None for a database."""
+    return Path(str(url.database)) if url.drivername == "sqlite" else None
+
+
+def shown(url: URL) -> str:
+    """Returns `url` as messages name it: a path, or a URL without user, password and options."""
+    if url.drivername == "sqlite":
+        return str(url.database)
     return f"{url.drivername}://{url.host or ''}{f':{url.port}' if url.port else ''}/{url.database or ''}"
 
 

@@ -25,7 +25,7 @@ class BlockFacts(_Facts):
     delta: float
     renyi_order: int = Field(description="The order at which the ledger's filter adds divergences up.")
     renyi_budget: float = Field(description="Divergence at that order that converts to (epsilon, delta).")
-    renyi_spent: float = Field(description="Of releases that were made.")
+    renyi_spent: float = Field(description="Of releases that were made; all of the budget if `in_gap`.")
     renyi_reserved: float = Field(description="Of releases that open claims may still make.")
     renyi_left: float
     share_spent: float
@@ -34,6 +34,10 @@ class BlockFacts(_Facts):
     running_epsilon: float | None = Field(
         description="PLD epsilon, at `delta`, that all releases made and reserved would cost had they "
         "been planned together. No guarantee: later runs were chosen after earlier results. None: unknown."
+    )
+    in_gap: bool = Field(
+        description="Whether the ledger was found to have forgotten what was spent of it: then all counts as "
+        "spent, and the running epsilon is not known."
     )
     num_releases: int
     runs: tuple[str, ...] = Field(description="Runs that spent or hold some of it, oldest first.")
@@ -155,6 +159,7 @@ class BudgetReport(_Facts):
     num_exhausted: int
     num_runs: int
     num_releases: int
+    num_in_gap: int = Field(description="Blocks of which ledgers have forgotten what was spent.")
     forecasts: tuple[str, ...]
     clients: tuple[GroupFacts, ...] = Field(description="Scarcest first.")
     spans: tuple[GroupFacts, ...] = Field(description="In order of time.")

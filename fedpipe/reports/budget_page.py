@@ -36,8 +36,18 @@ def render_page(report: BudgetReport) -> str:
             scarcest=report.blocks[0] if report.blocks else None,
             most=MOST_ROWS,
             most_blocks=MOST_BLOCKS,
+            forgotten=forgotten(report) if report.num_in_gap else None,
             unprotected=[run for run in report.runs if run.protection != "private"],
         )
+    )
+
+
+def forgotten(report: BudgetReport) -> str:
+    """Returns what a gap means, in words."""
+    blocks = wording.plural(report.num_in_gap, "block")
+    return (
+        f"GAP: a ledger was restored from an older copy. What was spent of {blocks} since that copy is not "
+        "known, so all of it counts as spent."
     )
 
 

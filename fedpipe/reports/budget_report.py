@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import get_args
 
-from fedpipe.ledger.blocks import Block
+from fedpipe.ledger.blocks import Block, BlockPolicy, epsilon_over_blocks
 from fedpipe.ledger.history import BlockHistory, History, Protection, RunHistory
 from fedpipe.reports.budget_facts import (
     BlockFacts,
@@ -21,7 +21,7 @@ from fedpipe.reports.budget_facts import (
     StepFacts,
 )
 from fedpipe.reports.running_epsilon import ReadEvents, RunningEpsilons
-from fedpipe.reports.wording import plural
+from fedpipe.reports.wording import plural, round_up
 
 PACE_RUNS = 4
 NUM_PATHS = 8
@@ -83,6 +83,7 @@ def make_report(
         num_exhausted=sum(each.is_exhausted for each in blocks),
         num_runs=len(run_facts),
         num_releases=sum(run.num_releases for run in run_facts),
+        num_in_gap=sum(each.in_gap for each in blocks),
         forecasts=tuple(forecasts(spans)),
         clients=tuple(_groups(blocks, lambda each: each.client)),
         spans=tuple(spans),
@@ -93,7 +94,7 @@ def make_report(
         curves=tuple(exact.curves(held)),
         paths=tuple(_path(each, runs) for each in _scarcest_of_spans(held)[:NUM_PATHS]),
         blocks=blocks,
-        notes=NOTES,
+        notes=(*NOTES, *_notes_on_users(held)),
     )
 
 
@@ -153,6 +154,7 @@ def _block_facts(
         share_reserved=reserved / budget,
         share_left=history.left / budget,
         running_epsilon=running_epsilon,
+        in_gap=history.in_gap,
         num_releases=history.num_releases,
         runs=tuple(charge.run_id for charge in history.charges),
         models=tuple(
@@ -165,6 +167,8 @@ def _block_facts(
 def _retrainings_left(history: BlockHistory) -> int | None:
     """Returns how many more runs the block affords at the mean cost of its last ones."""
     recent = history.charges[-PACE_RUNS:]
+    if history.in_gap:
+        return 0
     if not recent:
         return None
     pace = sum(charge.held for charge in recent) / len(recent)
@@ -297,6 +301,26 @@ def _days(histories: Sequence[History]) -> tuple[DayFacts, ...]:
         for day in history.days:
             days[day.date][day.step] += day.num_releases
     return tuple(DayFacts(date=date, releases=dict(days[date])) for date in sorted(days))
+
+
+def _notes_on_users(held: Sequence[BlockHistory]) -> Iterator[str]:
+    """Says what a user may pay in all her spans at one client, where the unit is the user."""
+    budgets: defaultdict[tuple[str, str, str], Counter[BlockPolicy]] = defaultdict(Counter)
+    for each in held:
+        if each.unit == "user":
+            budgets[each.ledger, each.block.client, each.block.split][each.policy] += 1
+    # Divergences of one order add up; of several policies the epsilons do, and the deltas.
+    sums = [
+        (sum(epsilon_over_blocks(policy, number) for policy, number in found.items()), found)
+        for found in budgets.values()
+    ]
+    if sums:
+        epsilon, found = max(sums, key=lambda each: each[0])
+        delta = sum(policy.delta for policy in found)
+        yield (
+            f"A user with records in all {plural(found.total(), 'span')} of a client pays epsilon "
+            f"{round_up(epsilon)} at delta {delta:g} at most, over her lifetime: her blocks' budgets add up."
+        )
 
 
 def _scarcest_of_spans(held: Sequence[BlockHistory]) -> list[BlockHistory]:

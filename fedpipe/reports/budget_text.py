@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedpipe.reports.budget_facts import BudgetReport, GroupFacts
-from fedpipe.reports.budget_page import share, versions
+from fedpipe.reports.budget_page import forgotten, share, versions
 from fedpipe.reports.budget_plots import short_names
+from fedpipe.reports.budget_report import NOTES
 from fedpipe.reports.wording import NO_BREAK, listing, plural, round_up
 
 MOST_ROWS = 10
@@ -35,7 +36,7 @@ def print_report(report: BudgetReport, console: Console) -> None:
             console.print()
             console.print(table)
     console.print()
-    for note in report.notes[:2]:
+    for note in (*report.notes[:2], *report.notes[len(NOTES) :]):
         console.print(note, highlight=False, markup=False)
 
 
@@ -57,6 +58,8 @@ def summary_lines(report: BudgetReport) -> Iterator[str]:
     )
     yield f"Exhausted: {report.num_exhausted:,} of {plural(report.num_blocks, 'block')}."
     yield from report.forecasts[:MOST_ROWS]
+    if report.num_in_gap:
+        yield f"{forgotten(report)} See `fedpipe budget check`."
     unprotected = [run.run_id for run in report.runs if run.protection != "private"]
     if unprotected:
         yield (

@@ -36,7 +36,7 @@ class RunningEpsilons:
     @classmethod
     def read(cls, held: Sequence[BlockHistory], read_events: ReadEvents) -> RunningEpsilons:
         """Returns those of `held`, which come scarcest first."""
-        wanted = [each for each in held if each.charges][:NUM_READ]
+        wanted = [each for each in held if each.charges and not each.in_gap][:NUM_READ]
         by_ledger: defaultdict[str, list[Block]] = defaultdict(list)
         for each in wanted:
             by_ledger[each.ledger].append(each.block)
@@ -54,6 +54,8 @@ class RunningEpsilons:
 
     def epsilon(self, history: BlockHistory) -> float | None:
         """Returns the running epsilon, 0 for a block that nothing was asked of, None if it is not known."""
+        if history.in_gap:
+            return None
         if not history.charges:
             return 0.0
         events = self.events.get((history.ledger, history.block))

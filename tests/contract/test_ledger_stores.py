@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, text
 from fedpipe.errors import BudgetError, FedpipeError, LedgerError
 from fedpipe.ledger import Block, Ledger, LedgerStore, ReleaseId, SignedHead, policy_for_runs
 from fedpipe.ledger.check import check_ledger
+from fedpipe.ledger.history import read_history
 from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, Query
 
 FORK = multiprocessing.get_context("fork")
@@ -313,6 +314,23 @@ def test_a_gap_counts_everything_known_as_spent_and_admits_only_later_spans(desk
     found = check_ledger(desk.store)
     assert found.findings == ()
     assert len(found.gaps) == 1
+
+
+def test_a_history_says_what_the_filter_counts_and_names_nobody(desk: Desk) -> None:
+    """Also while somebody writes: neither reports nor checks wait for, or hold up, a release."""
+    desk.reserve("r1", "2024-01", "2024-02")
+    desk.commit("r1", "train", 1)
+    place = (
+        desk.store.url.render_as_string(hide_password=False) if desk.store.path is None else desk.store.path
+    )
+    with desk.open() as ledger, ledger._writing():
+        history = read_history(place)
+        assert desk.findings() == ()
+    assert {str(each.block): each.spent + each.reserved for each in history.blocks} == pytest.approx(
+        desk.held()
+    )
+    assert history.ledger == str(desk.store)
+    assert "ledger@" not in history.ledger
 
 
 def test_other_ledgers_heads_are_kept_and_contradictions_refused(desk: Desk, tmp_path: Path) -> None:

@@ -55,6 +55,26 @@ def test_a_head_that_somebody_keeps_is_looked_for(ledger: Path, tmp_path: Path) 
     )
 
 
+def test_every_head_that_a_witness_keeps_is_looked_for(ledger: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "other" / "witness.sqlite"
+    with Ledger(witness) as other, Ledger(ledger) as opened:
+        assert check("--ledger", ledger, "--witness", witness) == (
+            2,
+            f"{witness} has never been shown a head of this ledger\n",
+        )
+        other.witness("ada", opened.head())
+        assert check("--ledger", ledger, "--witness", witness)[0] == 0
+        other.witness("ada", SignedHead.sign(opened.key, 7, "b" * 64))
+        opened.witness("bob", SignedHead.sign(opened.key, 4, "c" * 64))
+        other.witness("ada", SignedHead.sign(opened.key, 8, "d" * 64))
+    code, output = check("--ledger", ledger, "--witness", witness)
+    assert code == 2
+    assert output.splitlines() == [
+        f"entry {position}: was signed with another content, or is lost (kept by {witness})"
+        for position in (7, 8)
+    ]
+
+
 def test_a_known_gap_is_told_and_is_no_finding(ledger: Path) -> None:
     lost = SignedHead.sign(read_key(Path(f"{ledger}.key")), 9, "a" * 64)
     with Ledger(ledger) as opened, pytest.raises(Exception, match="older backup"):

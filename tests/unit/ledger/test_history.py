@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fedpipe.errors import LedgerError
+from fedpipe.ledger import SignedHead
 from fedpipe.ledger.history import Choice, client_names, read_events, read_history
 from fedpipe.ledger.reading import ledger_name, open_for_reading
 from fedpipe.privacy import PrivacyPlan, event_from_json
@@ -135,10 +138,44 @@ def test_a_reader_holds_up_no_release_and_sees_one_state(desk: Desk) -> None:
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(content)
-    with pytest.raises(LedgerError, match="Expected a ledger"):
+    with pytest.raises(LedgerError, match=r"Expected a (usable )?ledger"):
         read_history(path)
     assert path.read_bytes() == content
 
 
-def test_a_password_of_a_url_is_not_shown() -> None:
-    assert ledger_name("postgresql://ann:secret@host/db") == "postgresql://ann:***@host/db"
+def test_neither_user_nor_options_of_a_url_are_shown() -> None:
+    url = "postgresql+psycopg://ann:secret@host/db?options=-csearch_path%3Dnorth"
+    assert ledger_name(url) == "postgresql+psycopg://host/db"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE queries SET committed = 0",
+        "DELETE FROM releases",
+        "DELETE FROM entries",
+        "DELETE FROM entries WHERE position > 3",
+        "UPDATE entries SET text = '{}' WHERE position = 1",
+        "UPDATE entries SET made_at = 'x'",
+    ],
+)
+def test_nothing_is_read_from_an_edited_ledger(desk: Desk, edit: str) -> None:
+    """A report of less than was spent would be believed."""
+    desk.reserve("r1")
+    desk.commit("r1", "statistics")
+    with closing(sqlite3.connect(desk.path)) as connection, connection:
+        connection.execute(edit)
+    with pytest.raises(LedgerError, match="budget check"):
+        read_history(desk.path)
+
+
+def test_of_a_block_in_a_gap_everything_is_spent(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.commit("r1", "statistics")
+    with desk.open() as ledger:
+        lost = SignedHead.sign(ledger.key, 99, "a" * 64)
+        with pytest.raises(LedgerError, match="older backup"):
+            ledger.meet(lost)
+    for block in read_history(desk.path).blocks:
+        assert block.in_gap
+        assert (block.spent, block.reserved, block.left) == (block.budget, 0.0, 0.0)

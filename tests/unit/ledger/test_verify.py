@@ -538,18 +538,22 @@ def test_the_script_of_the_page_recomputes_epsilon_with_nothing_of_fedpipe(world
     assert "fedpipe" not in script()
     done = run_script(world, world.raw())
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == pytest.approx(world.plan.total_epsilon(), rel=1e-4)
+    epsilon, unit = done.stdout.split(" for each ")
+    assert float(epsilon) == pytest.approx(world.plan.total_epsilon(), rel=1e-4)
+    assert unit == "record\n"
 
 
 def test_the_script_of_the_page_sees_forgers(world: World) -> None:
-    edited, weaker = world.raw(), world.raw()
+    edited, weaker, prouder = world.raw(), world.raw(), world.raw()
     event_of(edited, "training")["count"] = 1
     make_weaker(weaker)
+    prouder["privacy"]["unit"] = "user"
     for raw, said in (
         (edited, "InvalidSignature"),
         (world.sign(edited, world.forger), "differs: signer"),
         (world.sign(edited, world.operator), "differs: events of train"),
         (world.sign(weaker, world.operator), "differs: plan of ada"),
+        (world.sign(prouder, world.operator), "differs: unit"),
     ):
         done = run_script(world, raw)
         assert done.returncode != 0

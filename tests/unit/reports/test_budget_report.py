@@ -10,7 +10,7 @@ import pytest
 from dp_accounting import dp_event
 from rich.console import Console
 
-from fedpipe.ledger import Block, BlockPolicy
+from fedpipe.ledger import Block, BlockPolicy, epsilon_over_blocks
 from fedpipe.ledger.history import (
     BlockHistory,
     DayOfReleases,
@@ -24,7 +24,8 @@ from fedpipe.reports import running_epsilon
 from fedpipe.reports.budget_facts import BudgetReport
 from fedpipe.reports.budget_page import render_page
 from fedpipe.reports.budget_report import ModelOrigin, make_report
-from fedpipe.reports.budget_text import print_report
+from fedpipe.reports.budget_text import print_report, summary_lines
+from fedpipe.reports.wording import round_up
 
 POLICY = BlockPolicy(epsilon=10.0, delta=1e-5, renyi_order=4)
 EVENT = dp_event.GaussianDpEvent(2.0)
@@ -110,6 +111,29 @@ def test_a_running_epsilon_that_is_not_computed_is_none_and_not_zero(monkeypatch
     assert (found["bob"], found["cy"]) == (None, 0.0)
 
 
+def test_a_gap_is_told_and_counts_as_spent_at_an_epsilon_that_nobody_knows() -> None:
+    made = report(
+        block("ada", "w1", spent("r1", 2.0)), replace(block("ada", "w2", spent("r1", 2.0)), in_gap=True)
+    )
+    lost, known = made.blocks
+    assert (lost.span, lost.in_gap, lost.share_spent, lost.running_epsilon) == ("w2", True, 1.0, None)
+    assert lost.retrainings_left == 0
+    assert not known.in_gap
+    assert made.num_in_gap == 1
+    assert any(line.startswith("GAP: ") and "1 block " in line for line in summary_lines(made))
+    assert "restored from an older copy" in render_page(made)
+
+
+def test_what_a_user_pays_over_all_her_spans_is_the_worst_sum_of_budgets() -> None:
+    blocks = [replace(block("ada", span), unit="user") for span in ("w1", "w2")]
+    made = report(*blocks, replace(block("bob", "w1"), unit="user"))
+    epsilon = round_up(epsilon_over_blocks(POLICY, 2))
+    assert made.notes[-1].startswith(
+        f"A user with records in all 2 spans of a client pays epsilon {epsilon} "
+    )
+    assert not any("user" in note for note in report(block("ada", "w1")).notes)
+
+
 def test_forecasts_take_the_pace_of_the_last_runs() -> None:
     made = report(
         block("ada", "w1", *(spent(f"r{number}", 2.0) for number in range(1, 5))),
@@ -170,7 +194,8 @@ def test_the_json_form_has_exactly_the_documented_keys() -> None:
     assert sorted(data) == [
         "blocks", "client", "clients", "curves", "days", "forecasts", "format", "ledgers", "made_at",
         "models", "neighboring_relations", "notes", "num_blocks", "num_clients", "num_exhausted",
-        "num_releases", "num_runs", "num_spans", "paths", "runs", "spans", "steps", "units", "version",
+        "num_in_gap", "num_releases", "num_runs", "num_spans", "paths", "runs", "spans", "steps", "units",
+        "version",
     ]  # fmt: skip
     assert BudgetReport.model_validate(data).blocks[0].renyi_spent == 2.0
 

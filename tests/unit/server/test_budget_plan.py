@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,15 @@ def test_a_ledger_says_what_its_blocks_still_allow(tmp_path: Path) -> None:
     assert [(each.span, each.num_blocks, each.runs_left) for each in plan.spans] == [
         ("undated", 2, allowed - 2)
     ]
+
+
+def test_blocks_that_refuse_the_run_at_any_cost_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    num_admitted(path, config(), 6.0, most=1)
+    blocks = read_history(path).blocks
+    for changed in ({"block": replace(blocks[0].block, split="all")}, {"unit": "user"}):
+        with pytest.raises(PrivacyError, match="Expected a run by"):
+            make_budget_plan(config(), blocks=[replace(blocks[0], **changed)])  # type: ignore[arg-type]
 
 
 def test_the_plan_is_told_in_words_and_read_back_from_json() -> None:
