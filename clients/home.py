@@ -101,7 +101,13 @@ class NodeHome:
             store=str(place),
         )
         write_text(root / MEMBERSHIP, membership.model_dump_json(indent=2) + "\n")  # last of all
-        return cls(root), make_request(invitation, key, declared if isinstance(declared, int) else None)
+        home = cls(root)
+        return home, make_request(
+            invitation,
+            key,
+            ledger_key=home.make_ledger(),
+            declared_size=declared if isinstance(declared, int) else None,
+        )
 
     @property
     def membership(self) -> Membership:
@@ -137,6 +143,17 @@ class NodeHome:
     def ledger_path(self) -> Path:
         """The ledger of the data store."""
         return Path(self.membership.store) / "ledger.sqlite"
+
+    def make_ledger(self) -> str:
+        """Makes the ledger of the data store, unless there is one; returns the public half of its key.
+
+        Raises:
+          LedgerError: it cannot be used.
+        """
+        from fedpipe.ledger import Ledger  # slow, and only enrolment needs it
+
+        with Ledger(self.ledger_path) as ledger:
+            return ledger.key.public
 
     @property
     def log_path(self) -> Path:

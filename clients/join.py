@@ -9,24 +9,28 @@ from collections.abc import Sequence
 
 from clients.gate import Gate
 from clients.home import NodeHome
+from clients.metrics import NodeMetrics
 from fedpipe.data.readers import find_files
 from fedpipe.federation import pki
 from fedpipe.federation.logs import log_to
+from fedpipe.federation.monitoring import monitored
 from fedpipe.ledger import utc_now
 
 logger = logging.getLogger("fedpipe.node")
 
 
-def join(home: NodeHome, sources: Sequence[str]) -> None:
+def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
     """Serves requests about the records in `sources` until SIGTERM or an interrupt.
 
+    With `metrics`, a loopback address, it shows its owner figures and its health there.
+
     Raises:
-      ConfigError: the site policy cannot be read.
+      ConfigError: the site policy cannot be read, or the address is taken or not on loopback.
       DataError: a source does not exist.
       WorkspaceError: the node runs already.
     """
     from fedpipe.federation.flower_connection import Link
-    from fedpipe.federation.flower_node import SuperNode
+    from fedpipe.federation.flower_node import Listener, SuperNode
 
     from clients.app import app  # isort: skip
 
@@ -35,11 +39,15 @@ def join(home: NodeHome, sources: Sequence[str]) -> None:
         log_to(home.log_path)
         policy, membership = home.policy, home.membership
         find_files(sources)
-        gate = Gate(home, sources)
+        gate, figures = Gate(home, sources), NodeMetrics(home)
 
         def tell(state: str) -> None:
             logger.info("The node is %s." if " " not in state else "%s.", state)
-            home.tell(state, utc_now())
+            figures.on_state(state)
+            try:
+                home.tell(state, utc_now())
+            except OSError:
+                logger.exception("The state of the node cannot be kept.")  # a full disk must not end it
 
         node = SuperNode(
             Link(
@@ -50,10 +58,11 @@ def join(home: NodeHome, sources: Sequence[str]) -> None:
             app,
             decide=gate.decide,
             may_work=lambda: not home.is_paused,
-            tell=tell,
+            listener=Listener(on_state=tell, on_contact=figures.on_contact, on_answer=figures.on_answer),
             max_message_bytes=policy.max_message_bytes,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: node.stop())
         logger.info("Joining.", extra={"federation": membership.federation, "client": membership.client})
-        node.run()
+        with monitored(metrics, figures.registry, is_healthy=lambda: True, is_ready=lambda: figures.is_ready):
+            node.run()

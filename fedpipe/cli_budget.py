@@ -52,10 +52,20 @@ def report(
     """Say what is spent and left, on what it was spent, and how long it will last."""
     from server.budgets import gather_report
 
-    if format_ not in FORMATS:
-        raise ConfigError(f"Expected --format {', '.join(FORMATS)}, found {format_!r}.")
+    check_format(format_)
     where = workspace if ledger else workspace or DEFAULT_WORKSPACE
     made = gather_report(where, ledger or [], client=client, spans=span or [])
+    show_report(made, format_, output)
+
+
+def check_format(format_: str) -> None:
+    """Raises ConfigError unless a budget report has such a form."""
+    if format_ not in FORMATS:
+        raise ConfigError(f"Expected --format {', '.join(FORMATS)}, found {format_!r}.")
+
+
+def show_report(made: BudgetReport, format_: str, output: Path | None) -> None:
+    """Prints a budget report, or writes it to `output`."""
     text = render_report(made, format_, to_terminal=output is None)
     if output is None:
         typer.echo(text, nl=False)

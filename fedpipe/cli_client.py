@@ -65,11 +65,14 @@ def enroll(
 def join(
     data: Annotated[list[str], typer.Option(help="A file, a folder or a database URL#QUERY. Repeatable.")],
     home: HomeOption = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz on loopback.")
+    ] = "",
 ) -> None:
     """Take part until Ctrl-C or SIGTERM. The log goes to stderr and to log.jsonl."""
     from clients.join import join as serve
 
-    serve(_home(home), data)
+    serve(_home(home), data, metrics=metrics)
 
 
 @app.command("status")
@@ -94,21 +97,24 @@ def status(home: HomeOption = None, json_: JsonOption = False) -> None:
 
 
 @app.command("budget")
-def budget(home: HomeOption = None, json_: JsonOption = False) -> None:
-    """Show what each block of your records has spent of its lifetime budget."""
-    from clients.budget import list_blocks
+def budget(
+    home: HomeOption = None,
+    span: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only records of this span. Repeatable."),
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="text, json or html.")] = "text",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write it there instead of on stdout."),
+    ] = None,
+) -> None:
+    """Say what your own ledger has spent and has left, on what, and how long it will last."""
+    from fedpipe.cli_budget import check_format, show_report
+    from fedpipe.reports.budget_reading import read_report
 
-    rows = list_blocks(_home(home))
-    if json_:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        typer.echo("Nothing was spent yet.")
-    for row in rows:
-        typer.echo(
-            f"{row['span']:<12} {row['split']:<6} {row['used']:6.1%} of epsilon = {row['epsilon']:g}, "
-            f"delta = {row['delta']:g}; {row['releases']} releases"
-        )
+    check_format(format_)
+    show_report(read_report([_home(home).ledger_path], spans=span or []), format_, output)
 
 
 @app.command("approve")

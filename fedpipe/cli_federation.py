@@ -51,11 +51,16 @@ def init(
 
 
 @app.command("up")
-def up(directory: DirOption = DEFAULT_DIR) -> None:
+def up(
+    directory: DirOption = DEFAULT_DIR,
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz on loopback.")
+    ] = "",
+) -> None:
     """Serve the federation until Ctrl-C or SIGTERM. The log goes to stderr and to log.jsonl."""
     from server.federation.daemon import serve
 
-    serve(_home(directory))
+    serve(_home(directory), metrics=metrics)
 
 
 @app.command("invite")
@@ -115,11 +120,23 @@ def remove(
 
 
 @app.command("nodes")
-def nodes(directory: DirOption = DEFAULT_DIR, json_: JsonOption = False) -> None:
+def nodes(
+    directory: DirOption = DEFAULT_DIR,
+    json_: JsonOption = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Print NAME=PUBLIC of ledgers, for budget verify --client-key.")
+    ] = False,
+) -> None:
     """List members and invitations, and who is connected."""
+    from server.federation.members import read_members
     from server.federation.status import list_members
 
-    _show(list_members(_home(directory)), json_)
+    home = _home(directory)
+    if keys:
+        for name, member in sorted(read_members(home).members.items()):
+            typer.echo(f"{name}={member.ledger_key}")
+        return
+    _show(list_members(home), json_)
 
 
 @app.command("status")

@@ -37,7 +37,8 @@ def shown_by(progress: Progress) -> Iterator[None]:
 def main(grid: Grid, context: Context) -> None:
     """Runs the cycle that `run_config` names; whoever started it holds the workspace's lock.
 
-    `members` gives the node number of each client, where a federation's keys tell who is who.
+    `members` gives the node number of each client, where a federation's keys tell who is who, and
+    `ledger-keys` the public key of its ledger.
     """
     settings = context.run_config
     request = RunRequest(
@@ -46,6 +47,8 @@ def main(grid: Grid, context: Context) -> None:
         run_id=str(settings["run-id"]),
         seed=int(settings["seed"]),
         reuse=bool(settings.get("reuse", True)),
+        signing_key=Path(str(settings["signing-key"])) if "signing-key" in settings else None,
+        ledger_keys=json.loads(str(settings.get("ledger-keys", "{}"))),
     )
     members = {int(node): name for name, node in json.loads(str(settings.get("members", "{}"))).items()}
     with Ledger(request.workspace.witness_path) as ledger:

@@ -7,13 +7,12 @@ from datetime import datetime
 from pathlib import Path
 
 from fedpipe.config import Config
-from fedpipe.errors import ConfigError, nearest
-from fedpipe.ledger import utc_now
-from fedpipe.ledger.history import BlockHistory, Choice, client_names, read_events, read_history
-from fedpipe.ledger.reading import ledger_name
+from fedpipe.errors import ConfigError
+from fedpipe.ledger.history import BlockHistory, read_history
 from fedpipe.pipeline import MetadataStore, Workspace
 from fedpipe.reports.budget_facts import BudgetReport
-from fedpipe.reports.budget_report import ModelOrigin, make_report
+from fedpipe.reports.budget_reading import read_report
+from fedpipe.reports.budget_report import ModelOrigin
 from server.artifacts import ModelVersion
 from server.claims import CHARGED
 from server.registry import model_versions
@@ -71,42 +70,8 @@ def gather_report(
         raise ConfigError("Expected --workspace or --ledger, found neither: say what to report on.")
     if not places and workspace is not None:
         places = [Workspace.open_existing(workspace).ledger_path]
-    account = None if client is None else _account(client, places)
-    choice = Choice(client=account, spans=frozenset(spans))
-    by_name = _by_name(places)
-    return make_report(
-        [read_history(place, choice) for place in by_name.values()],
-        lambda name, blocks: read_events(by_name[name], blocks),
-        made_at=(now or utc_now()).isoformat(timespec="seconds"),
-        origins=model_origins(workspace) if workspace is not None else [],
-        client=account,
-    )
-
-
-def _by_name(places: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Returns each place once, by what the report calls it."""
-    named: dict[str, str | Path] = {}
-    for place in places:
-        if str(named.setdefault(ledger_name(place), place)) != str(place):
-            raise ConfigError(
-                f"Expected ledgers whose names differ, found two called {ledger_name(place)}: "
-                "options of a URL are not shown. Make a report of each."
-            )
-    return named
-
-
-def _account(client: str, places: Sequence[str | Path]) -> str:
-    known = sorted({name for place in places for name in client_names(place)})
-    if client in known:
-        return client
-    ending = [name for name in known if name.endswith(f".{client}")]
-    if len(ending) == 1:
-        return ending[0]
-    if ending:
-        raise ConfigError(f"Expected one client, found {client!r} as the end of {', '.join(ending)}: choose.")
-    raise ConfigError(
-        f"Expected a client with a budget, found none called {client!r}. {nearest(client, known)}"
-    )
+    origins = model_origins(workspace) if workspace is not None else []
+    return read_report(places, client=client, spans=spans, origins=origins, now=now)
 
 
 def read_blocks(

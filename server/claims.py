@@ -6,7 +6,8 @@ written down before anybody is asked, so that a resumed run adopts its claim as 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -65,17 +66,26 @@ def first_charged(executions: Iterable[ExecutionRecord]) -> str | None:
 class ClaimingClients:
     """Implements `Clients` over others, and claims before the first charged step is asked.
 
-    `first` is where the claim of an earlier process began, for when its file was lost.
+    `first` is where the claim of an earlier process began, for when its file was lost. A client that is
+    named in `ledger_keys` vouches with that key, or takes no part.
     """
 
     def __init__(
-        self, clients: Clients, *, run_id: str, terms: RunTerms, directory: Path, first: str | None = None
+        self,
+        clients: Clients,
+        *,
+        run_id: str,
+        terms: RunTerms,
+        directory: Path,
+        first: str | None = None,
+        ledger_keys: Mapping[str, str] | None = None,
     ) -> None:
         self._clients = clients
         self._run_id = run_id
         self._terms = terms
         self._directory = directory
         self._first = first
+        self._ledger_keys = ledger_keys or {}
         self._offered: dict[str, Reply] = {}
         self._claimed: Claim | None = None
 
@@ -105,8 +115,9 @@ class ClaimingClients:
         outside = [_outside(name, claim) for name in sorted(set(only or ()) - claim.clients)]
         if not wanted:
             return [], outside
+        asked = time.monotonic()
         replies, refusals = self._clients.ask(request, timeout_seconds=timeout_seconds, only=sorted(wanted))
-        note_answers(self._directory, request, replies)
+        note_answers(self._directory, request, replies, refusals, time.monotonic() - asked)
         return replies, [*refusals, *outside]
 
     def _claim(self, step: str) -> Claim:
@@ -141,6 +152,12 @@ class ClaimingClients:
             raise FederationError(
                 f"Expected the signature of {reply.client} on the claim that it accepts, found one that does "
                 "not fit: it takes no part."
+            )
+        key = attestation.signature.public_key
+        if self._ledger_keys.get(reply.client, key) != key:
+            raise FederationError(
+                f"Expected the signature of the ledger with which {reply.client} was admitted, found another "
+                "ledger's: its owner must restore the first, or enroll anew."
             )
         wrong = differing_fields(
             attestation.statement, self._expected(reply.client, steps), ignored=("account",)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -27,7 +27,9 @@ from server.steps.asking import Asker
 class RunRequest:
     """What to run, where, and under which name. `seed` fixes initial weights, never noise or sampling.
 
-    With `reuse`, results of earlier runs stand for steps on which nothing changed.
+    With `reuse`, results of earlier runs stand for steps on which nothing changed. `signing_key` signs the
+    certificate; by default, the workspace's own. `ledger_keys` are the public keys of clients' ledgers, by
+    name, as far as they are known beforehand.
     """
 
     config: Config
@@ -35,6 +37,8 @@ class RunRequest:
     run_id: str
     seed: int
     reuse: bool = True
+    signing_key: Path | None = None
+    ledger_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -91,6 +95,7 @@ def _run(
         terms=terms,
         directory=request.directory,
         first=first_charged(metadata.executions(request.run_id)),
+        ledger_keys=request.ledger_keys,
     )
     around = Surroundings(
         config=request.config,
@@ -100,6 +105,7 @@ def _run(
         progress=progress,
         clock=clock,
         seed=request.seed,
+        signing_key=request.signing_key,
     )
     run_pipeline(
         make_pipeline(around),

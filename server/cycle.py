@@ -39,7 +39,11 @@ OPERATIONAL = {"round_timeout_seconds", "max_retries"}
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What steps need besides artifacts. `seed` fixes initial weights, never noise or sampling."""
+    """What steps need besides artifacts.
+
+    `seed` fixes initial weights, never noise or sampling. `signing_key` is the operator's, if it is not
+    the workspace's own.
+    """
 
     config: Config
     asker: Asker
@@ -48,6 +52,7 @@ class Surroundings:
     progress: Progress
     clock: Callable[[], datetime]
     seed: int
+    signing_key: Path | None = None
 
     @property
     def weights_directory(self) -> Path:
@@ -180,7 +185,7 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
                 asker=around.asker,
                 next_version=partial(next_version, around.metadata, around.workspace),
                 made_by=partial(_made_by, around.metadata, around.asker.run_id),
-                key=partial(operator_key, around.workspace),
+                key=partial(operator_key, around.workspace, around.signing_key),
                 clock=around.clock,
             ),
             inputs=("spans", "transform", "model", "evaluation"),

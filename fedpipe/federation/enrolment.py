@@ -1,8 +1,9 @@
 """How a node becomes a member: an invitation goes out, a request comes back, both as small JSON files.
 
 The invitation holds nothing of the server that is secret, but a code that is good for one request. The
-request holds the node's public key, a proof that its maker has the code (an HMAC, RFC 2104), and a
-signature by the key itself: whoever reads it on the way can neither use the code nor swap the key.
+request holds the node's public key and its ledger's, a proof that its maker has the code (an HMAC,
+RFC 2104), and a signature by the key itself: whoever reads it on the way can neither use the code nor
+swap the key.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import re
 import secrets
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedpipe.errors import ConfigError, FederationError
 from fedpipe.federation.pki import PrivateKey, is_signed_by, public_text, read_public, sign
 from fedpipe.files import canonical_json, sha256
+from fedpipe.signing import is_public_key
 
 MAX_FILE_BYTES = 64 << 10
 _HOST = r"(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)"
@@ -27,6 +29,12 @@ _ADDRESS = re.compile(rf"(?P<host>{_HOST}):(?P<port>[0-9]{{1,5}})")
 
 FederationName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 ClientName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+def _checked_key(text: str) -> str:
+    if not is_public_key(text):
+        raise ValueError("expected an Ed25519 public key in base64")
+    return text
 
 
 class _File(BaseModel):
@@ -47,13 +55,18 @@ class Invitation(_File):
 
 
 class JoinRequest(_File):
-    """A node's request to be admitted. `declared_size` is public by its owner's declaration."""
+    """A node's request to be admitted.
+
+    `ledger_key` is the public half of the key with which its ledger vouches for what it was charged.
+    `declared_size` is public by its owner's declaration.
+    """
 
     kind: Literal["fedpipe request"] = "fedpipe request"
     version: Literal[1] = 1
     federation: FederationName
     client: ClientName
     public_key: str
+    ledger_key: Annotated[str, AfterValidator(_checked_key)]
     declared_size: int | None = Field(None, ge=1)
     proof: str = ""
     signature: str = ""
@@ -68,12 +81,15 @@ def make_code() -> str:
     return secrets.token_urlsafe(20)
 
 
-def make_request(invitation: Invitation, key: PrivateKey, declared_size: int | None = None) -> JoinRequest:
+def make_request(
+    invitation: Invitation, key: PrivateKey, *, ledger_key: str, declared_size: int | None = None
+) -> JoinRequest:
     """Returns the request that answers `invitation`."""
     request = JoinRequest(
         federation=invitation.federation,
         client=invitation.client,
         public_key=public_text(key.public_key()),
+        ledger_key=ledger_key,
         declared_size=declared_size,
     )
     proof = _proof(code_digest(invitation.code), request.statement())

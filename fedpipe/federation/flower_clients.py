@@ -48,6 +48,7 @@ class FlowerClients:
         self._awaited = 1 if expected is None else max(expected, 1)
         self._members = members
         self._names: dict[int, str] = dict(members or {})
+        self._asked: set[int] = set()
 
     def ask(
         self, request: Request, *, timeout_seconds: float, only: Collection[str] | None = None
@@ -66,6 +67,7 @@ class FlowerClients:
         # Flower gives None for a message that it could not deliver, or no list at all.
         identities: list[str | None] = list(self._grid.push_messages(messages)) or [None] * len(nodes)
         pending = {identity: node for identity, node in zip(identities, nodes, strict=True) if identity}
+        self._asked.update(pending.values())
         undelivered = sorted(set(nodes) - set(pending.values()))
         answers = [
             *self._collect(pending, deadline),
@@ -99,7 +101,10 @@ class FlowerClients:
         return nodes if self._members is None else [node for node in nodes if node in self._members]
 
     def _may_be_meant(self, node: int, only: Collection[str] | None) -> bool:
-        return only is None or node not in self._names or self._names[node] in only
+        if only is None or (self._members is None and node not in self._names):
+            return True
+        # Members have names before they say a word: with nobody named, those that joined meanwhile are meant.
+        return self._names[node] in only or (not only and node not in self._asked)
 
     def _name(self, node: int) -> str:
         return self._names.get(node, f"node-{node}")

@@ -35,9 +35,12 @@ logger = logging.getLogger("fedpipe.superlink")
 class Guard(NodeAuthServerInterceptor):
     """Flower's authentication, with bounded rates and a log of who was refused and why."""
 
-    def __init__(self, states: LinkStateFactory, max_calls_per_second: float) -> None:
+    def __init__(
+        self, states: LinkStateFactory, max_calls_per_second: float, on_refusal: Callable[[str], None]
+    ) -> None:
         super().__init__(states)
         self._rate = max_calls_per_second
+        self._on_refusal = on_refusal
         self._tokens: dict[bytes, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
@@ -47,13 +50,13 @@ class Guard(NodeAuthServerInterceptor):
         key, clock = metadata.get(PUBLIC_KEY_HEADER), metadata.get(TIMESTAMP_HEADER)
         refusal = _malformed(key, clock)
         if refusal is not None:
-            return _refuse(*refusal)
+            return self._refuse(*refusal)
         handler = super().intercept_service(continuation, details)
         if handler is None or not self._may_call(bytes(metadata[PUBLIC_KEY_HEADER])):
-            return _refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
+            return self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
         method = details.method.rpartition("/")[2]
         return grpc.unary_unary_rpc_method_handler(
-            _logging(handler.unary_unary, method),
+            self._logging(handler.unary_unary, method),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -69,6 +72,30 @@ class Guard(NodeAuthServerInterceptor):
             self._tokens[key] = (max(left - 1, 0.0), now)
         return left >= 1
 
+    def _refuse(self, code: Any, reason: str) -> Any:
+        def refuse(_request: bytes, context: Any) -> None:
+            logger.warning("Refused a call: %s.", reason, extra={"peer": context.peer()})
+            self._on_refusal(code.name.lower())
+            context.abort(code, reason)
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+    def _logging(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Any]:
+        def logged(request: Any, context: Any) -> Any:
+            try:
+                return answer(request, context)
+            except Exception as error:
+                code, reason = context.code(), context.details()
+                text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason or "")
+                told = text or f"malformed ({type(error).__name__})"
+                logger.warning("Refused %s: %s.", method, told.rstrip("."), extra={"peer": context.peer()})
+                self._on_refusal((code or grpc.StatusCode.INVALID_ARGUMENT).name.lower())
+                if code is None:
+                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "malformed request")
+                raise
+
+        return logged
+
 
 def _malformed(key: Any, clock: Any) -> tuple[Any, str] | None:
     try:
@@ -81,30 +108,6 @@ def _malformed(key: Any, clock: Any) -> tuple[Any, str] | None:
         # Tells the time, so that a node whose clock is off can say so to its owner, and sign by ours.
         return grpc.StatusCode.UNAUTHENTICATED, f"clock: {_utc_now().isoformat()}"
     return None
-
-
-def _refuse(code: Any, reason: str) -> Any:
-    def refuse(_request: bytes, context: Any) -> None:
-        logger.warning("Refused a call: %s.", reason, extra={"peer": context.peer()})
-        context.abort(code, reason)
-
-    return grpc.unary_unary_rpc_method_handler(refuse)
-
-
-def _logging(answer: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Any]:
-    def logged(request: Any, context: Any) -> Any:
-        try:
-            return answer(request, context)
-        except Exception as error:
-            code, reason = context.code(), context.details()
-            text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason or "")
-            told = text or f"malformed ({type(error).__name__})"
-            logger.warning("Refused %s: %s.", method, told.rstrip("."), extra={"peer": context.peer()})
-            if code is None:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "malformed request")
-            raise
-
-    return logged
 
 
 def _utc_now() -> dt.datetime:

@@ -117,6 +117,12 @@ def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
         return Refusal(client=node_name, reason="the answer was malformed")
 
 
+def refusal_kind(message: Message) -> str | None:
+    """Returns the kind of the refusal in an answer of our own, or None if it is a reply."""
+    head = _head(message)
+    return str(head["kind"]) if "refusal" in head else None
+
+
 def _records(head: str, arrays: Arrays) -> RecordDict:
     records: dict[str, Array] = {name: Array(array) for name, array in arrays.items()}
     return RecordDict({"message": ConfigRecord({"json": head}), "arrays": ArrayRecord(records)})

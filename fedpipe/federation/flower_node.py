@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat
 from fedpipe.federation.flower_connection import Connection, Link
-from fedpipe.federation.flower_messages import message_to_request, reply_to_message
+from fedpipe.federation.flower_messages import message_to_request, refusal_kind, reply_to_message
 from fedpipe.federation.local_grid import NodeConfig, new_context
 from fedpipe.federation.messages import Refusal, Request
 
@@ -35,8 +36,24 @@ PROMPT_SECONDS, POLL_SECONDS = 1.0, 3.0
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 60.0
 
 Decide = Callable[[Request], "Refusal | NodeConfig"]
+ANSWERED, FAILED = "answered", "failed"
 
 logger = logging.getLogger("fedpipe.node")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """Who is told how a node fares.
+
+    Attributes:
+      on_state: is given each change of the connection's state, in words.
+      on_contact: is called whenever the SuperLink was reached.
+      on_answer: is given a request's step and what came of it: ANSWERED, FAILED or the refusal's kind.
+    """
+
+    on_state: Callable[[str], None]
+    on_contact: Callable[[], None] = lambda: None
+    on_answer: Callable[[str, str], None] = lambda _step, _outcome: None
 
 
 class SuperNode:
@@ -47,7 +64,7 @@ class SuperNode:
       client_app: gives the reply to a message; what it raises becomes an error reply without details.
       decide: refuses a request, or gives the `node_config` with which the app answers it.
       may_work: False while the owner has paused her node; it is then disconnected.
-      tell: is given each change of the connection's state, in words.
+      listener: is told of connection, contacts and answers.
       max_message_bytes: of a request.
     """
 
@@ -58,11 +75,11 @@ class SuperNode:
         *,
         decide: Decide,
         may_work: Callable[[], bool],
-        tell: Callable[[str], None],
+        listener: Listener,
         max_message_bytes: int,
     ) -> None:
         self._link, self._app, self._decide = link, client_app, decide
-        self._may_work, self._tell = may_work, tell
+        self._may_work, self._listener = may_work, listener
         self._max_bytes = max_message_bytes
         self._stop = threading.Event()
         self._state = ""
@@ -94,7 +111,7 @@ class SuperNode:
     def _set_state(self, state: str) -> None:
         if state != self._state:
             self._state = state
-            self._tell(state)
+            self._listener.on_state(state)
 
     def _serve(self, connection: Connection) -> None:
         def is_over() -> bool:
@@ -107,16 +124,22 @@ class SuperNode:
             except (FederationError, ValueError, KeyError) as error:
                 logger.warning("Refused a message (%s).", type(error).__name__)
                 continue
+            self._listener.on_contact()
             if message is not None:
                 self._reply(connection, message)
             elif time.monotonic() - asked < PROMPT_SECONDS:
                 self._stop.wait(POLL_SECONDS)
 
     def _answer(self, message: Message) -> Message:
-        decision = self._decide(message_to_request(message))
+        request = message_to_request(message)
+        decision = self._decide(request)
         if isinstance(decision, Refusal):
-            return reply_to_message(decision, message)
-        return self._app(message, new_context(message.metadata.dst_node_id, node_config=decision))
+            reply = reply_to_message(decision, message)
+        else:
+            reply = self._app(message, new_context(message.metadata.dst_node_id, node_config=decision))
+        kind = refusal_kind(reply)
+        self._listener.on_answer(request.step, ANSWERED if kind is None else kind or FAILED)
+        return reply
 
     def _reply(self, connection: Connection, message: Message) -> None:
         begun = time.monotonic()
@@ -125,6 +148,7 @@ class SuperNode:
         except Exception as error:
             # Its text may hold a record; the coordinator learns only that the client failed.
             logger.exception("The ClientApp raised %s.", type(error).__name__)
+            self._listener.on_answer("", FAILED)
             reply = flower_compat.failure_reply(message)
         try:
             connection.send(reply, message, time.monotonic() - begun)
@@ -148,7 +172,7 @@ def _explain(error: grpc.RpcError) -> str:
     """Returns what keeps the node from the SuperLink, in words that its owner can act on."""
     code, details = error.code(), str(error.details())
     if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
-        return "the server shows a certificate that this invitation does not trust"
+        return "the server shows a certificate that this invitation does not trust, or that has expired"
     if "No SuperNode found" in details or "not found" in details or "could not be activated" in details:
         return "the server does not know this key: it was not admitted yet, or was removed"
     if code == grpc.StatusCode.UNAVAILABLE or code == grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -64,6 +64,10 @@ class Addresses:
     serverappio: str
 
 
+def _ignore(kind: str) -> None:
+    """Counts nothing."""
+
+
 class SuperLink:
     """A SuperLink in this process.
 
@@ -73,6 +77,7 @@ class SuperLink:
       certificates: returns (authority, certificate, key), PEM.
       addresses: where to listen.
       limits: of each node.
+      on_refusal: is given the gRPC status, in small letters, with which a node's call was refused.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class SuperLink:
         certificates: Callable[[], tuple[bytes, bytes, bytes]],
         addresses: Addresses,
         limits: Limits,
+        on_refusal: Callable[[str], None] = _ignore,
     ) -> None:
         self._states = LinkStateFactory(str(database))
         parts = (self._states, FfsFactory(str(bundles)), ObjectStoreFactory(str(database)))
@@ -91,7 +97,7 @@ class SuperLink:
         tls = grpc.dynamic_ssl_server_credentials(
             _configuration(certificates()), lambda: _configuration(certificates())
         )
-        guard = Guard(self._states, limits.max_calls_per_second)
+        guard = Guard(self._states, limits.max_calls_per_second, on_refusal)
         self._news = News()
         fleet = Fleet(*parts, news=self._news, max_message_bytes=limits.max_message_bytes)
         self._servers = [
@@ -119,6 +125,10 @@ class SuperLink:
         self._news.close()
         for stopped in [server.stop(STOP_SECONDS) for server in self._servers]:
             stopped.wait()
+
+    def num_online(self) -> int:
+        """Returns how many nodes are connected."""
+        return len(self._states.state().get_node_info(statuses=("online",)))
 
     def register(self, keys: Mapping[str, str]) -> tuple[int, int]:
         """Makes the registered nodes exactly those of `keys`, public keys in OpenSSH's format by name.

@@ -89,7 +89,8 @@ class Clients(Protocol):
           request: what to ask.
           timeout_seconds: how long to wait at most, for clients to connect as well.
           only: names of those to ask; by default, all. A client whose name is not known yet may be
-            asked too; what others than these answer is left out.
+            asked too; what others than these answer is left out. With no names, only those are asked
+            that were not asked before.
         """
 
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from fedpipe.errors import FedpipeError
 from fedpipe.federation.logs import log_to
+from fedpipe.federation.monitoring import monitored
 from fedpipe.ledger import utc_now
 from server.federation.home import FederationHome
 from server.federation.members import MEMBERS, read_members
+from server.federation.metrics import FederationMetrics
 from server.federation.schedule import Schedule, is_due, read_schedule
 
 if TYPE_CHECKING:
@@ -26,15 +28,16 @@ TICK_SECONDS = 2.0
 SCHEDULE_SECONDS = 20.0
 RENEW_SECONDS = 3600.0
 STOP_SECONDS = 20.0
+STALLED_SECONDS = 120.0
 
 logger = logging.getLogger("fedpipe.federation")
 
 
-def serve(home: FederationHome) -> None:
-    """Serves until SIGTERM or an interrupt.
+def serve(home: FederationHome, *, metrics: str = "") -> None:
+    """Serves until SIGTERM or an interrupt; with `metrics`, a loopback address, figures and health as well.
 
     Raises:
-      ConfigError: the address is taken.
+      ConfigError: an address is taken, or that of `metrics` is not on loopback.
       WorkspaceError: it is up already.
     """
     from fedpipe.federation.flower_superlink import Addresses, Limits, SuperLink
@@ -46,6 +49,7 @@ def serve(home: FederationHome) -> None:
         _renew(home)
         host, port = settings.listen_address
         _clear_sockets(home)
+        figures = FederationMetrics(home)
         superlink = SuperLink(
             database=home.state_path,
             bundles=home.bundles,
@@ -59,8 +63,17 @@ def serve(home: FederationHome) -> None:
                 max_message_bytes=settings.max_message_bytes,
                 max_calls_per_second=settings.max_calls_per_second,
             ),
+            on_refusal=figures.on_refusal,
         )
-        _Daemon(home, superlink, f"{host}:{port}").run()
+        figures.watch(superlink.num_online)
+        daemon = _Daemon(home, superlink, f"{host}:{port}")
+        with monitored(
+            metrics,
+            figures.registry,
+            is_healthy=daemon.is_healthy,
+            is_ready=lambda: daemon.is_ready and daemon.is_healthy(),
+        ):
+            daemon.run()
 
 
 def _renew(home: FederationHome) -> None:
@@ -80,26 +93,34 @@ class _Daemon:
         self._stopping = threading.Event()
         self._members_stamp = 0
         self._child: subprocess.Popen[bytes] | None = None
-        self._next_look = 0.0
+        self._looked = time.monotonic()
+        self.is_ready = False
+
+    def is_healthy(self) -> bool:
+        """Whether the loop still turns."""
+        return time.monotonic() - self._looked < STALLED_SECONDS
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         self._follow_members()
         self._superlink.start()
+        self.is_ready = True
         logger.info("Up.", extra={"federation": self._home.settings.name, "address": self._address})
         due = {self._follow_schedule: 0.0, self._follow_certificate: RENEW_SECONDS}
         pauses = {self._follow_schedule: SCHEDULE_SECONDS, self._follow_certificate: RENEW_SECONDS}
         begun = time.monotonic()
         try:
             while not self._stopping.wait(TICK_SECONDS):
+                self._looked = time.monotonic()
                 self._follow_members()
                 self._watch_child()
-                now = time.monotonic() - begun
+                now = self._looked - begun
                 for task in [each for each, at in due.items() if at <= now]:
                     due[task] = now + pauses[task]
                     task()
         finally:
+            self.is_ready = False
             self._end_child()
             self._superlink.stop()
             logger.info("Down.")

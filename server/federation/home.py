@@ -18,7 +18,7 @@ from fedpipe.errors import ConfigError, FederationError, WorkspaceError
 from fedpipe.federation import pki
 from fedpipe.federation.enrolment import FederationName, split_address
 from fedpipe.files import make_private_directory, write_text
-from fedpipe.signing import SigningKey, hold_key, read_key
+from fedpipe.signing import hold_key
 
 if TYPE_CHECKING:
     from fedpipe.pipeline import Workspace
@@ -103,9 +103,9 @@ class FederationHome:
         return (self.root / "ca.pem").read_text()
 
     @property
-    def signing_key(self) -> SigningKey:
-        """The federation's own key, for statements about its runs."""
-        return read_key(self.root / "signing.pem")
+    def signing_key_path(self) -> Path:
+        """The federation's own key, which signs the certificates of its models."""
+        return self.root / "signing.pem"
 
     @property
     def certificates(self) -> tuple[bytes, bytes, bytes]:

@@ -30,9 +30,10 @@ class Invited(_Stored):
 
 
 class Member(_Stored):
-    """A node that may connect, or could until it was `removed`. Its key is public."""
+    """A node that may connect, or could until it was `removed`. Its key and its ledger's are public."""
 
     public_key: str
+    ledger_key: str
     admitted_at: dt.datetime
     declared_size: int | None = None
     removed: bool = False
@@ -93,7 +94,12 @@ def admit(home: FederationHome, request: JoinRequest, *, now: dt.datetime) -> Me
     Raises:
       FederationError: there is no such invitation, it has expired, or the proof does not hold.
     """
-    member = Member(public_key=request.public_key, admitted_at=now, declared_size=request.declared_size)
+    member = Member(
+        public_key=request.public_key,
+        ledger_key=request.ledger_key,
+        admitted_at=now,
+        declared_size=request.declared_size,
+    )
     with _editing(home) as (members, save):
         known = members.members.get(request.client)
         if known is not None and not known.removed and known.public_key == request.public_key:

@@ -161,6 +161,8 @@ def _run_app(
         "seed": asked.seed,
         "reuse": not asked.fresh,
         "members": json.dumps({name: node.node_id for name, node in nodes.items()}),
+        "signing-key": str(home.signing_key_path),
+        "ledger-keys": json.dumps({name: present[name].ledger_key for name in nodes}),
     }
     with shown_by(progress):
         run_on_superlink(app, control=control, serverappio=home.socket("serverappio"), run_config=run_config)

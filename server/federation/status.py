@@ -25,6 +25,7 @@ def list_members(home: FederationHome) -> list[dict[str, Any]]:
             "state": "removed" if member.removed else _state(name, online),
             "since": f"{member.admitted_at:%Y-%m-%d}",
             "declared_size": member.declared_size,
+            "ledger_key": member.ledger_key,
         }
         for name, member in sorted(known.members.items())
     ]
@@ -34,6 +35,7 @@ def list_members(home: FederationHome) -> list[dict[str, Any]]:
             "state": "invited",
             "since": f"until {invited.expires_at:%Y-%m-%d}",
             "declared_size": None,
+            "ledger_key": None,
         }
         for name, invited in sorted(known.invited.items())
     ]

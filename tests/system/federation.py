@@ -56,7 +56,7 @@ class Site:
     def run(self, *words: str) -> Done:
         """Runs a command to its end."""
         done = subprocess.run(
-            self._command(words), check=False, cwd=self.folder, capture_output=True, text=True, timeout=300
+            self.command(words), check=False, cwd=self.folder, capture_output=True, text=True, timeout=300
         )
         return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
@@ -69,19 +69,23 @@ class Site:
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Starts a command in the background; its output goes to a file."""
         log = (self.folder / f"{len(self.processes)}.log").open("wb")
-        process = subprocess.Popen(self._command(words), cwd=self.folder, stdout=log, stderr=log)
+        process = subprocess.Popen(self.command(words), cwd=self.folder, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
-    @staticmethod
-    def _command(words: tuple[str, ...]) -> list[str]:
+    def command(self, words: tuple[str, ...]) -> list[str]:
+        """Returns what runs a command."""
         return [sys.executable, "-m", "fedpipe", *words]
 
     def set_up(self) -> None:
         """Makes the federation and its members."""
-        self.ok("federation", "init", "--name=demo", f"--address=127.0.0.1:{self.port}", "--dir=fed")
+        self.init()
         for name in NAMES:
             self.enrol(name)
+
+    def init(self) -> None:
+        """Makes the federation."""
+        self.ok("federation", "init", "--name=demo", f"--address=127.0.0.1:{self.port}", "--dir=fed")
 
     def enrol(self, name: str) -> None:
         """Invites, enrols and admits an owner."""
@@ -89,10 +93,10 @@ class Site:
         self.ok("client", "enroll", f"{name}.invitation.json", f"--home={name}")
         self.ok("federation", "admit", f"{name}.request.json", "--dir=fed")
 
-    def up(self) -> subprocess.Popen[bytes]:
+    def up(self, *more: str) -> subprocess.Popen[bytes]:
         """Starts the operator's daemon, and waits until it serves."""
         before = self.told("fed", "Up.")
-        started = self.start("federation", "up", "--dir=fed")
+        started = self.start("federation", "up", "--dir=fed", *more)
         self.wait_for(lambda: self.told("fed", "Up.") > before, started)
         return started
 
@@ -106,9 +110,9 @@ class Site:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def join(self, name: str) -> subprocess.Popen[bytes]:
+    def join(self, name: str, *more: str) -> subprocess.Popen[bytes]:
         """Starts a node, and waits until it is connected."""
-        started = self.start("client", "join", f"--home={name}", f"--data=data/{name}")
+        started = self.start("client", "join", f"--home={name}", f"--data=data/{name}", *more)
         self.wait_for(lambda: self.state(name) == (started.pid, "connected"), started)
         return started
 
@@ -147,8 +151,9 @@ class Site:
         return ("federation", "run", "--dir=fed", "--config=breast_cancer", "--json", *SETTINGS, *more)
 
     def budget(self, name: str) -> list[dict[str, Any]]:
-        """Returns what an owner's ledger says."""
-        found: list[dict[str, Any]] = json.loads(self.ok("client", "budget", f"--home={name}", "--json"))
+        """Returns what an owner's ledger says of her blocks."""
+        report = json.loads(self.ok("client", "budget", f"--home={name}", "--format=json"))
+        found: list[dict[str, Any]] = report["blocks"]
         return found
 
     def end(self) -> None:

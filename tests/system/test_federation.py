@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
-from tests.system.federation import NAMES, Site
+from fedpipe.signing import read_key
+from tests.system.federation import NAMES, Site, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -47,11 +49,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def outcome(site: Site) -> dict[str, Any]:
+def metrics_ports() -> dict[str, int]:
+    """Where each daemon shows its figures."""
+    return {home: free_port() for home in ("fed", *NAMES)}
+
+
+@pytest.fixture(scope="module")
+def outcome(site: Site, metrics_ports: dict[str, int]) -> dict[str, Any]:
     """What a first cycle over three connected nodes came to."""
-    site.up()
+    site.up(f"--metrics=127.0.0.1:{metrics_ports['fed']}")
     for name in NAMES:
-        site.join(name)
+        site.join(name, f"--metrics=127.0.0.1:{metrics_ports[name]}")
     return site.cycle().json
 
 
@@ -71,9 +79,9 @@ def test_figures_that_only_a_simulation_knows_are_absent(outcome: dict[str, Any]
 def test_every_owner_was_charged_in_her_own_ledger(site: Site, outcome: dict[str, Any]) -> None:
     for name in NAMES:
         train = next(row for row in site.budget(name) if row["split"] == "train")
-        assert 0 < train["used"] < 1
+        assert 0 < train["share_spent"] < 1
         # Labels, health of columns and values of features, once each.
-        assert train["releases"] == 3 + outcome["rounds"]
+        assert train["num_releases"] == 3 + outcome["rounds"]
 
 
 def test_no_record_key_or_update_reaches_the_operator(site: Site, outcome: dict[str, Any]) -> None:
@@ -87,7 +95,9 @@ def test_no_record_key_or_update_reaches_the_operator(site: Site, outcome: dict[
     assert not any(secret in content for content in files for secret in (*keys, *rows))
 
 
-def test_nothing_but_the_fleet_port_listens_and_that_on_loopback(site: Site, outcome: dict[str, Any]) -> None:
+def test_only_the_fleet_port_and_figures_listen_and_all_on_loopback(
+    site: Site, outcome: dict[str, Any], metrics_ports: dict[str, int]
+) -> None:
     assert outcome
     known = listening()
     found = {
@@ -99,7 +109,80 @@ def test_nothing_but_the_fleet_port_listens_and_that_on_loopback(site: Site, out
     }
 
     addresses = {(each.rpartition(":")[0][-8:], int(each.rpartition(":")[2], 16)) for each in found}
-    assert addresses == {("0100007F", site.port)}
+    assert addresses == {("0100007F", port) for port in (site.port, *metrics_ports.values())}
+
+
+def figures(port: int) -> dict[str, float]:
+    """Returns what a daemon shows, by name and labels."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        lines = [line for line in response.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_the_operator_sees_how_the_run_went(
+    site: Site, outcome: dict[str, Any], metrics_ports: dict[str, int]
+) -> None:
+    found = figures(metrics_ports["fed"])
+    prefix = "fedpipe_federation"
+
+    assert found[f"{prefix}_members"] == found[f"{prefix}_nodes_online"] == len(NAMES)
+    assert found[f"{prefix}_run_round"] == outcome["rounds"]
+    assert found[f"{prefix}_run_cohort_size"] == found[f"{prefix}_run_clients"] == len(NAMES)
+    assert found[f"{prefix}_run_epsilon"] == pytest.approx(outcome["privacy"]["epsilon"])
+    assert found[f'{prefix}_run_question_seconds_count{{step="train"}}'] == outcome["rounds"]
+    assert found[f'{prefix}_run_refusals{{kind="absent"}}'] == 0
+    claimed = [value for name, value in found.items() if name.startswith(f"{prefix}_claimed_epsilon")]
+    assert claimed == [pytest.approx(outcome["privacy"]["epsilon"])] * len(NAMES)
+
+
+def test_an_owner_sees_what_her_node_did_and_spent(
+    site: Site, outcome: dict[str, Any], metrics_ports: dict[str, int]
+) -> None:
+    found = figures(metrics_ports["first"])
+
+    assert found["fedpipe_node_connected"] == found["fedpipe_node_ledger_readable"] == 1
+    assert found['fedpipe_node_requests_total{outcome="answered",step="train"}'] == outcome["rounds"]
+    for row in site.budget("first"):
+        name = f'fedpipe_node_block_used_ratio{{span="{row["span"]}",split="{row["split"]}"}}'
+        assert found[name] == pytest.approx(row["share_spent"] + row["share_reserved"])
+
+
+def test_certificate_is_signed_by_the_federation_and_by_the_ledgers_admitted(
+    site: Site, outcome: dict[str, Any]
+) -> None:
+    keys = site.ok("federation", "nodes", "--keys", "--dir=fed").split()
+    words = ("budget", "verify", outcome["paths"]["certificate"], "--key=fed/workspace/signing.pub")
+    pinned = [f"--client-key={key}" for key in keys]
+
+    assert (site.folder / "fed/workspace/signing.pub").read_text().strip() == read_key(
+        site.folder / "fed/signing.pem"
+    ).public
+    assert not (site.folder / "fed/workspace/signing.key").exists()
+    assert site.run(*words, *pinned).code == 0
+    swapped = [f"{keys[0].partition('=')[0]}={keys[1].partition('=')[2]}", *keys[1:]]
+    assert site.run(*words, *(f"--client-key={key}" for key in swapped)).code == 2
+
+
+def test_logs_and_figures_hold_no_record_and_no_key(
+    site: Site, outcome: dict[str, Any], metrics_ports: dict[str, int]
+) -> None:
+    assert outcome
+    told = [path.read_text() for path in site.folder.rglob("*.log*") if path.is_file()]
+    told += ["\n".join(figures(port)) for port in metrics_ports.values()]
+    kept = [path for path in site.folder.rglob("*") if path.suffix in (".pem", ".key") and path.is_file()]
+    secrets = {line for path in kept if path.name != "ca.pem" for line in path.read_text().splitlines()}
+    secrets -= {line for line in secrets if line.startswith("-----")}
+    secrets -= set((site.folder / "fed/server.pem").read_text().splitlines())
+    for name in NAMES:
+        for row in (site.folder / "data" / name / "records.csv").read_text().splitlines()[1:]:
+            cells = row.split(",")
+            secrets |= {",".join(cells[:2]), ", ".join(cells[:2])}
+
+    assert len(told) > 2 * len(NAMES)
+    assert secrets
+    assert not [secret for secret in secrets if any(secret in text for text in told)]
+    # An array would make a long line.
+    assert max(len(line) for text in told for line in text.splitlines()) < 5000
 
 
 def test_nothing_that_was_made_is_readable_by_others(site: Site, outcome: dict[str, Any]) -> None:

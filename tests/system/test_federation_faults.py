@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fedpipe.federation import pki
 from tests.system.federation import NAMES, Site
 
 pytestmark = pytest.mark.slow
@@ -46,7 +50,7 @@ class Fault:
 
 
 def releases(site: Site, name: str) -> int:
-    return sum(row["releases"] for row in site.budget(name) if row["split"] == "train")
+    return sum(row["num_releases"] for row in site.budget(name) if row["split"] == "train")
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,50 @@ def test_too_few_nodes_stop_the_run_in_time_and_it_goes_on_once_they_are_back(
     resumed = site.cycle(*(word for word in fault.words if word != "--fresh")).json
     assert resumed["num_clients"] == len(NAMES)
     assert [fault.new_releases(name) for name in NAMES] == [NUM_ROUNDS + OTHER_RELEASES] * len(NAMES)
+
+
+def limit_files(process: subprocess.Popen[bytes], num_bytes: int) -> None:
+    """Makes every write beyond so many bytes of a file fail: the disk of that process is full."""
+    hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (num_bytes, hard))
+
+
+def test_a_node_with_a_full_disk_answers_nothing_that_it_cannot_charge(site: Site, daemons: Daemons) -> None:
+    fault = Fault(site, daemons, "--set=training.on_missing=continue", "--set=training.min_cohort=2")
+    fault.wait_for_round("second", 2)
+    limit_files(daemons["second"], 0)
+    try:
+        code = fault.finish()
+    finally:
+        limit_files(daemons["second"], resource.RLIM_INFINITY)
+
+    assert code == 0, site.tails()
+    assert fault.new_releases("first") == NUM_ROUNDS + OTHER_RELEASES
+    answered = json.loads(site.ok("run", "list", "--workspace=fed/workspace", "--json"))
+    assert answered
+    assert 0 < fault.new_releases("second") < NUM_ROUNDS + OTHER_RELEASES
+    assert daemons["second"].poll() is None
+    assert site.ok("budget", "check", "--ledger=second/ledger.sqlite")
+
+    assert site.cycle("--fresh").json["num_clients"] == len(NAMES)
+
+
+def test_an_expired_certificate_is_refused_and_renewed(site: Site, daemons: Daemons) -> None:
+    home = site.folder / "fed"
+    authority = pki.read_authority(home / "ca.pem", home / "ca-key.pem")
+    long_ago = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=pki.SERVER_DAYS + 1)
+    certificate, key = authority.issue(("127.0.0.1", "localhost"), long_ago)
+    (home / "server-key.pem").write_text(key)
+    (home / "server.pem").write_text(certificate)
+    daemons["second"].terminate()
+    assert daemons["second"].wait(60) == 0
+    daemons["second"] = site.start("client", "join", "--home=second", "--data=data/second")
+    site.wait_for(lambda: "expired" in site.state("second")[1], daemons["second"])
+
+    daemons["up"].terminate()
+    assert daemons["up"].wait(60) == 0
+    daemons["up"] = site.up()
+    site.wait_for(lambda: site.state("second")[1] == "connected", daemons["second"])
 
 
 def test_a_removed_node_is_left_out_and_cannot_return(site: Site, daemons: Daemons) -> None:

@@ -90,6 +90,7 @@ def test_leaving_forgets_the_key_and_keeps_what_protects_records(tmp_path: Path,
     assert sorted(path.name for path in home.root.iterdir()) == [
         "join.lock",
         "ledger.sqlite",
+        "ledger.sqlite.key",
         "policy.yaml",
         "record.key",
     ]

@@ -19,6 +19,8 @@ from fedpipe.federation.enrolment import (
     split_address,
 )
 
+LEDGER_KEY = "A" * 43 + "="
+
 
 def an_invitation(code: str = "a-code-of-enough-letters") -> Invitation:
     return Invitation(
@@ -33,14 +35,14 @@ def an_invitation(code: str = "a-code-of-enough-letters") -> Invitation:
 
 def test_request_made_with_the_invitation_is_accepted() -> None:
     invitation = an_invitation()
-    request = make_request(invitation, pki.make_key(), declared_size=500)
+    request = make_request(invitation, pki.make_key(), ledger_key=LEDGER_KEY, declared_size=500)
 
     check_request(JoinRequest.model_validate_json(request.model_dump_json()), code_digest(invitation.code))
 
 
 def test_request_holds_neither_code_nor_private_key() -> None:
     invitation, key = an_invitation(), pki.make_key()
-    text = make_request(invitation, key).model_dump_json()
+    text = make_request(invitation, key, ledger_key=LEDGER_KEY).model_dump_json()
 
     assert invitation.code not in text
     assert "PRIVATE" not in text
@@ -48,16 +50,24 @@ def test_request_holds_neither_code_nor_private_key() -> None:
 
 
 def test_request_made_with_another_code_is_refused() -> None:
-    request = make_request(an_invitation("some-other-code-altogether"), pki.make_key())
+    request = make_request(an_invitation("some-other-code-altogether"), pki.make_key(), ledger_key=LEDGER_KEY)
 
     with pytest.raises(FederationError, match="made with the invitation"):
         check_request(request, code_digest(an_invitation().code))
 
 
-@pytest.mark.parametrize("change", [{"client": "second-bank"}, {"declared_size": 7}, {"federation": "other"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"client": "second-bank"},
+        {"declared_size": 7},
+        {"federation": "other"},
+        {"ledger_key": "B" * 43 + "="},
+    ],
+)
 def test_request_changed_on_the_way_is_refused(change: dict[str, object]) -> None:
     invitation = an_invitation()
-    request = make_request(invitation, pki.make_key()).model_copy(update=change)
+    request = make_request(invitation, pki.make_key(), ledger_key=LEDGER_KEY).model_copy(update=change)
 
     with pytest.raises(FederationError):
         check_request(request, code_digest(invitation.code))
@@ -65,7 +75,7 @@ def test_request_changed_on_the_way_is_refused(change: dict[str, object]) -> Non
 
 def test_whoever_knows_the_code_cannot_enrol_the_key_of_another() -> None:
     invitation, own = an_invitation(), pki.make_key()
-    unsigned = make_request(invitation, own).model_copy(
+    unsigned = make_request(invitation, own, ledger_key=LEDGER_KEY).model_copy(
         update={"public_key": pki.public_text(pki.make_key().public_key()), "proof": "", "signature": ""}
     )
     digest = code_digest(invitation.code)

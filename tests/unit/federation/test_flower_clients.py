@@ -246,3 +246,19 @@ def test_a_client_that_refuses_has_a_name_too() -> None:
     grid._answers[2] = lambda message, poll: []
     _, refusals = clients.ask(REQUEST, timeout_seconds=0.01, only=["b"])
     assert refusals == [Refusal(client="b", reason="no answer in time", kind=ABSENT)]
+
+
+def test_a_member_that_joined_late_is_asked_when_nobody_is_named() -> None:
+    def at_once(name: str) -> Answer:
+        return lambda message, _poll: [reply_to_message(Reply(client=name), message)]
+
+    def asked(only: list[str] | None) -> list[str]:
+        return [reply.client for reply in clients.ask(REQUEST, timeout_seconds=1, only=only)[0]]
+
+    nodes = {1: at_once("a")}
+    clients = FlowerClients(FakeGrid(nodes), members={1: "a", 2: "b"}, poll_seconds=0.001)
+    assert asked(None) == ["a"]
+    nodes[2] = at_once("b")
+    assert asked(["a"]) == ["a"]
+    assert asked([]) == ["b"]
+    assert asked([]) == []

@@ -222,3 +222,19 @@ def test_a_claim_begins_with_the_first_charged_step_that_its_run_began_itself() 
     assert first_charged(begun) == "train"
     assert first_charged([*begun, execution("preprocess", "COMPLETE")]) == "preprocess"
     assert first_charged(begun[:2]) is None
+
+
+def test_a_ledger_other_than_the_one_admitted_takes_no_part(
+    make_terms: Callable[..., RunTerms], owners: Owners, tmp_path: Path
+) -> None:
+    def claiming(key: str) -> ClaimingClients:
+        return ClaimingClients(
+            owners, run_id="run-1", terms=make_terms(), directory=tmp_path, ledger_keys={"a": key}
+        )
+
+    other = hold_key(tmp_path / "other.key")
+    with pytest.raises(BudgetError):  # of the other owner: nobody is left
+        ask(claiming(other.public), "train")
+    assert "train" not in owners.steps
+    ask(claiming(owners.key.public), "train")
+    assert "train" in owners.steps

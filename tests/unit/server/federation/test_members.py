@@ -9,10 +9,13 @@ from server.federation.home import FederationHome
 from server.federation.members import MEMBERS, admit, invite, read_members, remove
 
 VALID = dt.timedelta(days=14)
+LEDGER_KEY = "A" * 43 + "="
 
 
 def enrol(home: FederationHome, name: str, now: dt.datetime) -> JoinRequest:
-    return make_request(invite(home, name, valid=VALID, now=now), pki.make_key(), 300)
+    return make_request(
+        invite(home, name, valid=VALID, now=now), pki.make_key(), ledger_key=LEDGER_KEY, declared_size=300
+    )
 
 
 def test_an_admitted_node_is_a_member_with_its_key(home: FederationHome, now: dt.datetime) -> None:
@@ -21,6 +24,7 @@ def test_an_admitted_node_is_a_member_with_its_key(home: FederationHome, now: dt
 
     member = read_members(home).present()["first-bank"]
     assert (member.public_key, member.declared_size) == (request.public_key, 300)
+    assert member.ledger_key == LEDGER_KEY
     assert not read_members(home).invited
 
 
@@ -32,10 +36,10 @@ def test_the_code_is_not_kept(home: FederationHome, now: dt.datetime) -> None:
 
 def test_an_invitation_is_good_for_one_key(home: FederationHome, now: dt.datetime) -> None:
     invitation = invite(home, "first-bank", valid=VALID, now=now)
-    admit(home, make_request(invitation, pki.make_key()), now=now)
+    admit(home, make_request(invitation, pki.make_key(), ledger_key=LEDGER_KEY), now=now)
 
     with pytest.raises(FederationError, match="open invitation"):
-        admit(home, make_request(invitation, pki.make_key()), now=now)
+        admit(home, make_request(invitation, pki.make_key(), ledger_key=LEDGER_KEY), now=now)
 
 
 def test_admitting_the_same_request_again_changes_nothing(home: FederationHome, now: dt.datetime) -> None:
@@ -69,11 +73,15 @@ def test_nobody_joins_under_the_name_of_a_member(home: FederationHome, now: dt.d
 
 def test_a_removed_key_never_comes_back(home: FederationHome, now: dt.datetime) -> None:
     key = pki.make_key()
-    admit(home, make_request(invite(home, "first-bank", valid=VALID, now=now), key), now=now)
+    admit(
+        home,
+        make_request(invite(home, "first-bank", valid=VALID, now=now), key, ledger_key=LEDGER_KEY),
+        now=now,
+    )
     remove(home, "first-bank")
     assert not read_members(home).present()
 
-    again = make_request(invite(home, "first-bank", valid=VALID, now=now), key)
+    again = make_request(invite(home, "first-bank", valid=VALID, now=now), key, ledger_key=LEDGER_KEY)
     with pytest.raises(FederationError, match="a new key"):
         admit(home, again, now=now)
     admit(home, enrol(home, "first-bank", now), now=now)
