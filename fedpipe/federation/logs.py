@@ -51,3 +51,4 @@ def log_to(path: Path, *, echo: bool = True) -> None:
     flower.handlers.clear()
     flower.propagate = True
     flower.setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.WARNING)  # ML Metadata tells of every opening
