@@ -163,7 +163,7 @@ def check(
         typer.Option(help="The file of the ledger's key; beside a SQLite ledger it is found by itself."),
     ] = None,
     workspace: Annotated[
-        Path, typer.Option(help="Whose ledger it is, without --ledger.")
+        Path, typer.Option(help="Whose ledger it is, without --ledger; its coordinator's is a witness.")
     ] = DEFAULT_WORKSPACE,
     head: Annotated[
         Optional[list[Path]],  # noqa: UP045
@@ -178,12 +178,14 @@ def check(
     ] = None,
 ) -> None:
     """Replay a ledger's chain and compare everything with it; exit code 2 if anything is wrong."""
-    from fedpipe.ledger.check import check_ledger
+    from fedpipe.ledger.check import check_ledger, keeps_heads
     from fedpipe.ledger.entries import read_head
     from fedpipe.ledger.stores import LedgerStore
 
     store = LedgerStore.at(ledger or workspace / "ledger.sqlite", key=key)
-    found = check_ledger(store, [read_head(path) for path in head or ()], witnesses=witness or ())
+    coordinator = workspace / "witness.sqlite"
+    witnesses = [*(witness or ()), *([coordinator] if ledger is None and keeps_heads(coordinator) else ())]
+    found = check_ledger(store, [read_head(path) for path in head or ()], witnesses=witnesses)
     for line in (*found.gaps, *found.findings):
         typer.echo(line)
     if found.findings:

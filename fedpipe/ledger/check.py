@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, String, Table, and_, create_engine, select
+from sqlalchemy import Connection, Row, String, Table, and_, create_engine, func, select
 from sqlalchemy.exc import DatabaseError
 
 from fedpipe.errors import LedgerError
@@ -227,13 +227,23 @@ def _check_replies(connection: Connection) -> Iterator[str]:
             yield f"replies {_named(row, key)}: is not what was committed"
 
 
+def keeps_heads(ledger: Path) -> bool:
+    """Returns whether there is a ledger in a file, and it was ever shown the head of another."""
+    if not ledger.exists():
+        return False
+    with open_for_reading(ledger) as connection:
+        return connection.execute(select(tables.witnessed.c.name).limit(1)).first() is not None
+
+
 def _check_heads(connection: Connection, public: str, heads: Iterable[SignedHead]) -> Iterator[str]:
+    # What a gap has swallowed is known, and counts as spent.
+    known = connection.execute(select(func.max(tables.gaps.c.head_position))).scalar() or 0
     for head in heads:
         if head.ledger != public or not head.is_genuine:
             yield f"the head of entry {head.position} that was shown is not signed by this ledger's key"
             continue
         entry = entry_at(connection, head.position)
-        if entry is None or entry.digest != head.digest:
+        if head.position > known and (entry is None or entry.digest != head.digest):
             yield f"entry {head.position}: was signed with another content, or is lost"
 
 

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedpipe.cli import app
+from fedpipe.errors import LedgerError
 from fedpipe.ledger import Ledger, SignedHead
 from fedpipe.signing import read_key
 
@@ -82,3 +83,21 @@ def test_a_known_gap_is_told_and_is_no_finding(ledger: Path) -> None:
     code, output = check("--ledger", ledger)
     assert code == 0
     assert "gap found at" in output
+
+
+def test_a_workspace_s_coordinator_is_a_witness_of_its_ledger(ledger: Path) -> None:
+    """A copy of before is found, until it was told itself: then the gap is known, and counts as spent."""
+    with Ledger(ledger.parent / "witness.sqlite") as coordinator:
+        assert check("--workspace", ledger.parent)[0] == 0
+        later = SignedHead.sign(read_key(Path(f"{ledger}.key")), 9, "a" * 64)
+        coordinator.witness("bob", later)
+    code, output = check("--workspace", ledger.parent)
+    assert code == 2
+    assert "entry 9" in output
+    assert "witness.sqlite" in output
+    assert check("--ledger", ledger)[0] == 0
+    with Ledger(ledger) as opened, pytest.raises(LedgerError, match="older backup"):
+        opened.meet(later)
+    code, output = check("--workspace", ledger.parent)
+    assert code == 0
+    assert "gap" in output
