@@ -117,9 +117,9 @@ def after_a_while(leader: int) -> set[str]:
 
 
 def ledger(summary: dict[str, Any]) -> list[str]:
-    """Returns what the ledger's entries say, in any order, without keys and names of runs."""
+    """Returns what the ledger's entries say, in any order, without keys, names of runs and others' heads."""
     with Ledger(Path(summary["paths"]["workspace"]) / "ledger.sqlite") as opened:
-        said = [(entry.kind, json.loads(entry.text)) for entry in opened.entries()]
+        said = [(entry.kind, json.loads(entry.text)) for entry in opened.entries() if entry.kind != "witness"]
     return sorted(
         f"{kind} {canonical_json({name: value for name, value in body.items() if name not in CHANGING})}"
         for kind, body in said

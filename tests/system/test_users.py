@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,19 @@ def test_the_model_is_of_use(summary: Any) -> None:
     assert summary["simulation_only"]["exact_metrics"]["auc"] > 0.7
 
 
-def test_a_stranger_s_script_recomputes_the_epsilon_for_users(summary: Any, shell: Any) -> None:
-    script = Path(__file__).with_name("independent_epsilon.py")
-    done = shell.python(str(script), summary["paths"]["certificate"])
+def test_a_stranger_s_script_recomputes_the_epsilon_for_users(
+    summary: Any, shell: Any, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "certificate.md").read_text()
+    script = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert script is not None
+    (tmp_path / "check_certificate.py").write_text(script[1])
+    public = (Path(summary["paths"]["workspace"]) / "signing.pub").read_text().strip()
+    done = shell.python(str(tmp_path / "check_certificate.py"), summary["paths"]["certificate"], public)
     assert done.code == 0, done.err
-    assert float(done.out) == pytest.approx(summary["privacy"]["epsilon"], rel=1e-3)
+    epsilon, unit = done.out.split(maxsplit=1)
+    assert float(epsilon) == pytest.approx(summary["privacy"]["epsilon"], rel=1e-3)
+    assert unit.startswith("for each user")
 
 
 def test_lifetime_budgets_are_added_up_over_the_spans_of_a_run(summary: Any) -> None:
