@@ -26,7 +26,8 @@ SETTINGS = (
 )
 GROUP = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 # A request's digest covers its run's name.
-CHANGING = {"public_key", "run_id", "request_digest"}
+# A division names its index of first spans, which has an identity of its own.
+CHANGING = {"public_key", "run_id", "request_digest", "division"}
 
 
 @dataclass(frozen=True, kw_only=True)
