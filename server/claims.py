@@ -21,6 +21,7 @@ from fedpipe.files import write_text
 from fedpipe.ledger.attestation import Attestation, Statement, differing_fields, plan_digest
 from fedpipe.pipeline import ExecutionRecord
 from server.answers import note_answers
+from server.offers import offer_of
 
 CLAIM = "claim.json"
 CHARGED = ("statistics", "preprocess", "train", "analyze")
@@ -170,7 +171,7 @@ class ClaimingClients:
 
     def _expected(self, client: str, steps: tuple[str, ...]) -> Statement:
         told = self._offered.get(client)
-        spans = told.values["spans"] if told else ()
+        offer = offer_of(told, self._terms.spans) if told else None
         return Statement(
             run_id=self._run_id,
             client=client,
@@ -178,8 +179,8 @@ class ClaimingClients:
             steps=steps,
             plan_sha256=plan_digest(self._terms.plan),
             terms_sha256=self._terms.digest,
-            commitments={span["name"]: span["commitment"] for span in spans},
-            code_sha256=str(told.values.get("code")) if told else "",
+            commitments=offer.commitments if offer else {},
+            code_sha256=offer.code if offer else "",
         )
 
     def _write(self, claim: Claim) -> None:

@@ -65,6 +65,11 @@ def profiled_columns(schema: Schema) -> dict[str, NumericColumn | CategoricalCol
     }
 
 
+def histogram_shapes(schema: Schema, settings: PreprocessSettings) -> list[tuple[int]]:
+    """Returns the shapes of `feature_counts`."""
+    return [(_num_cells(column, settings) + 1,) for column in profiled_columns(schema).values()]
+
+
 def feature_counts(frame: pd.DataFrame, schema: Schema, settings: PreprocessSettings) -> list[Counts]:
     """Returns one histogram per profiled column; the last cell counts what is unusable or OTHER."""
     return [
@@ -102,12 +107,10 @@ def fit_transform(
 
 
 def _sums_by_column(counts: list[Counts], schema: Schema, settings: PreprocessSettings) -> dict[str, Counts]:
-    columns = profiled_columns(schema)
-    expected = [(_num_cells(column, settings) + 1,) for column in columns.values()]
-    found = [np.shape(count) for count in counts]
+    expected, found = histogram_shapes(schema, settings), [np.shape(count) for count in counts]
     if found != expected:
         raise DataError(f"Expected counts of shapes {expected}, found {found}: ask with the same settings.")
-    return dict(zip(columns, counts, strict=True))
+    return dict(zip(profiled_columns(schema), counts, strict=True))
 
 
 def _is_free(column: NumericColumn | CategoricalColumn) -> bool:

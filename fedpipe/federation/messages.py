@@ -20,6 +20,7 @@ from fedpipe.ledger.entries import SignedHead
 
 Arrays = Mapping[str, NDArray[Any]]
 ABSENT = "absent"
+LARGEST_COUNT = 2**48  # noise included; a sum over 30,000 clients stays within 64 bits
 
 
 class Heads(BaseModel):
@@ -162,19 +163,22 @@ def array_of(reply: Reply, name: str, shape: tuple[int, ...] | None = None) -> N
     return array
 
 
-def sum_arrays(replies: Sequence[Reply], name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
-    """Returns the sum of one array over replies, in int64 or float64.
-
-    Args:
-      replies: at least one.
-      name: of the array.
-      shape: that every reply must have; by default, that of the first.
+def counts_of(reply: Reply, name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Returns one array of whole numbers of `reply`, as counting queries answer.
 
     Raises:
-      FederationError: a reply lacks the array, or has another shape.
+      FederationError: as `array_of`; or a number is no integer, or beyond `LARGEST_COUNT`.
     """
-    arrays = [array_of(replies[0], name, shape)]
-    arrays += [array_of(reply, name, arrays[0].shape) for reply in replies[1:]]
-    exact = all(array.dtype.kind in "iu" for array in arrays)
-    total: NDArray[Any] = np.sum(np.stack(arrays), axis=0, dtype=np.int64 if exact else np.float64)
+    array = array_of(reply, name, shape)
+    if array.dtype.kind not in "iu" or (array > LARGEST_COUNT).any() or (array < -LARGEST_COUNT).any():
+        raise FederationError(
+            f"Expected whole numbers {name!r} of at most {LARGEST_COUNT} from {reply.client}, found others: "
+            "is its fedpipe the same?"
+        )
+    return array.astype(np.int64)
+
+
+def sum_counts(replies: Sequence[Reply], name: str) -> NDArray[np.int64]:
+    """Returns the sum over `replies`, at least one, of an array that `counts_of` has checked."""
+    total: NDArray[np.int64] = np.sum([reply.arrays[name] for reply in replies], axis=0, dtype=np.int64)
     return total

@@ -135,6 +135,22 @@ def num_histograms(num_classes: int) -> int:
     return 1 if num_classes == 2 else num_classes + 3
 
 
+def histogram_shapes(num_classes: int, num_bins: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of `score_histograms`, by name.
+
+    >>> histogram_shapes(2, 20)
+    {'scores': (2, 20)}
+    """
+    if num_classes == 2:
+        return {BINARY: (2, num_bins)}
+    return {
+        **{class_histogram(index): (2, num_bins) for index in range(num_classes)},
+        CONFUSION: (num_classes, num_classes),
+        TRUE_CLASS: (num_bins,),
+        BRIER: (num_bins,),
+    }
+
+
 def score_histograms(
     probabilities: NDArray[Any], labels: NDArray[Any], bins: ScoreBins
 ) -> dict[str, IntArray]:

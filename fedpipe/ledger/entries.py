@@ -22,6 +22,9 @@ from fedpipe.signing import SigningKey, is_signed
 BEGINNING = "0" * 64
 """What stands for the digest before the first entry."""
 
+LAST_POSITION = 2**31 - 1
+"""What every store can number. A head beyond it is none."""
+
 
 class SignedHead(BaseModel):
     """What a ledger was at one position. `ledger` is the public key under which it is known."""
@@ -29,7 +32,7 @@ class SignedHead(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ledger: str
-    position: int = Field(ge=1)
+    position: int = Field(ge=1, le=LAST_POSITION)
     digest: str = Field(pattern="^[0-9a-f]{64}$")
     signature: str
 

@@ -69,7 +69,7 @@ def serve(home: FederationHome, *, metrics: str = "") -> None:
         daemon = _Daemon(home, superlink, f"{host}:{port}")
         with monitored(
             metrics,
-            figures.registry,
+            figures.collectors,
             is_healthy=daemon.is_healthy,
             is_ready=lambda: daemon.is_ready and daemon.is_healthy(),
         ):

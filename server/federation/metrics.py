@@ -36,18 +36,18 @@ class FederationMetrics:
 
     def __init__(self, home: FederationHome) -> None:
         self._home = home
-        self.registry = CollectorRegistry()
+        self.collectors = CollectorRegistry()
         self._refused = Counter(
             f"{PREFIX}_calls_refused",
             "Calls to the fleet port that were refused, by gRPC status.",
             ("status",),
-            registry=self.registry,
+            registry=self.collectors,
         )
-        self.registry.register(_Runs(home))
+        self.collectors.register(_Runs(home))
 
     def watch(self, num_online: Callable[[], int]) -> None:
         """Shows members and connections too, as soon as there is a SuperLink to ask."""
-        self.registry.register(_Standing(self._home, num_online))
+        self.collectors.register(_Standing(self._home, num_online))
 
     def on_refusal(self, status: str) -> None:
         """Counts a call that was refused."""
@@ -135,7 +135,10 @@ def _seconds(answers: Iterable[Answers]) -> HistogramMetricFamily:
 
 
 def _claimed(workspace: Workspace, runs: Sequence[RunRecord]) -> GaugeMetricFamily:
-    """Returns, by client and span, the epsilons of all claims added: no less than what they cost together."""
+    """Returns, by client and span, the epsilons of all claims added.
+
+    They hold together with the sum of the claims' deltas (basic composition), not with one of them.
+    """
     total: dict[tuple[str, ...], float] = defaultdict(float)
     for run in runs:
         claim = read_claim(workspace.runs_dir / run.run_id)
@@ -144,7 +147,7 @@ def _claimed(workspace: Workspace, runs: Sequence[RunRecord]) -> GaugeMetricFami
                 total[each.statement.client, span] += run.epsilon or 0.0
     return _labelled(
         "claimed_epsilon",
-        "Epsilons that runs of this federation have claimed of a client's span, added up.",
+        "Epsilons that runs have claimed of a client's span, added up; their deltas add up as well.",
         ("client", "span"),
         total.items(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
+from tensorflow.core.framework import tensor_shape_pb2
 
 from fedpipe.learning.tensorflow_runtime import tf
 from server.prediction.errors import Code, ServingError, invalid
@@ -123,13 +123,6 @@ def fill_proto(proto: Any, spec: TensorSpec, array: NDArray[Any]) -> None:
         proto.CopyFrom(tf.make_tensor_proto(array, dtype=spec.data_type))
     except (TypeError, ValueError) as error:
         raise ServingError(Code.UNIMPLEMENTED, f'Expected no output "{spec.name}" of this type.') from error
-
-
-def make_proto(spec: TensorSpec, array: NDArray[Any]) -> Any:
-    """Returns an output as a TensorProto."""
-    proto = tensor_pb2.TensorProto()
-    fill_proto(proto, spec, array)
-    return proto
 
 
 def _type_name(data_type: int) -> str:

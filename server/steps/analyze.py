@@ -9,13 +9,13 @@ import numpy as np
 from fedpipe.config import AnalyzeSettings
 from fedpipe.data import Transform
 from fedpipe.federation import Request
-from fedpipe.federation.messages import sum_arrays
+from fedpipe.federation.messages import sum_counts
 from fedpipe.learning.evaluation import better_than_chance, estimate_metrics
 from fedpipe.learning.score_curves import reliability_curve, roc_curve
-from fedpipe.learning.score_histograms import BINARY, ScoreBins
+from fedpipe.learning.score_histograms import BINARY, ScoreBins, histogram_shapes
 from server.artifacts import Evaluation, Model, Spans, Statistics
 from server.steps.asking import Asker
-from server.steps.slicing import client_slices, column_slices, slice_values
+from server.steps.slicing import client_slices, column_slices, slice_shapes, slice_values
 
 
 def analyze(
@@ -31,9 +31,11 @@ def analyze(
     seed: int,
 ) -> dict[str, Evaluation]:
     """Returns the Evaluation: private estimates with intervals."""
-    rate = _base_rate(statistics, asker.terms.data_schema.num_classes)
+    num_classes = asker.terms.data_schema.num_classes
+    rate = _base_rate(statistics, num_classes)
     bins = ScoreBins.around(rate, settings.num_bins)
-    slice_bins = _slice_bins(rate, asker.terms.data_schema.num_classes, settings)
+    slice_bins = _slice_bins(rate, num_classes, settings)
+    scored = histogram_shapes(num_classes, bins.num_bins)
     weights = np.load(weights_directory / model.weights_file, allow_pickle=False)
     replies = asker.ask(
         Request(
@@ -44,9 +46,9 @@ def analyze(
             arrays={"weights": weights},
         ),
         among=spans.clients,
+        counts=scored | slice_shapes(settings.slices, slice_bins, transform),
     )
-    names = [name for name in replies[0].arrays if not name.startswith("slice_")]
-    sums = {name: sum_arrays(replies, name) for name in names}
+    sums = {name: sum_counts(replies, name) for name in scored}
     noise_stddev = asker.noise_stddev("evaluation")
     generator = np.random.default_rng(seed)
     metrics = estimate_metrics(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fedpipe.federation import Clients, Reply, Request
 from fedpipe.federation.cohort import ask_cohort
+from fedpipe.federation.messages import counts_of
 from fedpipe.federation.terms import RunTerms
 from fedpipe.privacy import NoisyHistograms
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +23,17 @@ class Asker:
     run_id: str
     terms: RunTerms
 
-    def ask(self, request: Request, among: Collection[str]) -> list[Reply]:
-        """Returns the answers of those clients of `among` that gave one, or raises when they are too few."""
-        return ask_cohort(self.clients, request, self.terms.training, among=among).replies
+    def ask(self, request: Request, among: Collection[str], counts: Shapes) -> list[Reply]:
+        """Returns the answers of those clients of `among` that gave one, or raises when they are too few.
+
+        An answer has all of `counts`, arrays of whole numbers by name; any other counts as a refusal.
+        """
+
+        def check(reply: Reply) -> None:
+            for name, shape in counts.items():
+                counts_of(reply, name, shape)
+
+        return ask_cohort(self.clients, request, self.terms.training, among=among, check=check).replies
 
     def noise_stddev(self, query: str) -> float:
         """Returns the noise that each client adds to each cell of a counting query; 0 without privacy."""

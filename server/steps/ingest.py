@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedpipe.errors import DataError, FederationError
-from fedpipe.federation import Reply, Request
+from fedpipe.errors import DataError
+from fedpipe.federation import Request
 from fedpipe.federation.cohort import ask_cohort
 from fedpipe.ledger.certificate import Commitment
 from fedpipe.pipeline.artifacts import artifact_path
 from server.artifacts import Spans
+from server.offers import offer_of
 from server.steps.asking import Asker
 
 
@@ -25,12 +26,18 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
     request = Request(
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
-    cohort = ask_cohort(asker.clients, request, terms.training)
-    commitments = (each for reply in cohort.replies for each in _commitments(reply, terms.spans))
+    cohort = ask_cohort(
+        asker.clients, request, terms.training, check=lambda reply: offer_of(reply, terms.spans)
+    )
+    offers = {reply.client: offer_of(reply, terms.spans) for reply in cohort.replies}
     found = Spans(
         schema_version=terms.data_schema.version,
-        commitments=tuple(commitments),
-        code={reply.client: str(reply.values.get("code")) for reply in cohort.replies},
+        commitments=tuple(
+            Commitment(client=client, span=span, hmac_sha256=commitment)
+            for client, offer in offers.items()
+            for span, commitment in offer.commitments.items()
+        ),
+        code={client: offer.code for client, offer in offers.items()},
         refusals={refusal.client: refusal.reason for refusal in cohort.refusals},
     )
     begun = _begun_with(directory)
@@ -59,21 +66,3 @@ def _check_unchanged(begun: Spans, found: Spans) -> None:
             f"Expected the records and the code that this run began with, found others at {changed[0]} "
             f"({len(changed)} clients in all): start a new run."
         )
-
-
-def _commitments(reply: Reply, wanted: tuple[str, ...]) -> list[Commitment]:
-    try:
-        commitments = [
-            Commitment(client=reply.client, span=span["name"], hmac_sha256=span["commitment"])
-            for span in reply.values["spans"]
-        ]
-    except (KeyError, TypeError, ValidationError) as error:
-        raise FederationError(
-            f"Expected commitments from {reply.client}, found something else: is its fedpipe the same?"
-        ) from error
-    if tuple(commitment.span for commitment in commitments) != wanted:
-        raise FederationError(
-            f"Expected a commitment from {reply.client} for each span of the run, found others: "
-            "is its fedpipe the same?"
-        )
-    return commitments

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedpipe.data import Transform
-from fedpipe.data.profile import fit_transform, profiled_columns
+from fedpipe.data.profile import fit_transform, histogram_shapes
 from fedpipe.federation import Request
-from fedpipe.federation.messages import sum_arrays
+from fedpipe.federation.messages import sum_counts
 from server.artifacts import Spans, Statistics
 from server.steps.asking import Asker
 
@@ -18,11 +18,12 @@ def preprocess(
     """Returns the Transform. Asks nobody when the schema declares all that it needs."""
     schema = asker.terms.data_schema
     counted = statistics.split_counts()
-    num_columns = len(profiled_columns(schema))
+    shapes = histogram_shapes(schema, asker.terms.preprocess)
+    columns = {f"column_{index}": shape for index, shape in enumerate(shapes)}
     request = Request(run_id=asker.run_id, step="preprocess")
-    replies = asker.ask(request, among=counted) if num_columns else []
+    replies = asker.ask(request, among=counted, counts=columns) if columns else []
     transform = fit_transform(
-        [sum_arrays(replies, f"column_{index}") for index in range(num_columns)],
+        [sum_counts(replies, name) for name in columns],
         schema,
         asker.terms.preprocess,
         noise_stddev=asker.noise_stddev("features") * len(replies) ** 0.5,

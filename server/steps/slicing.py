@@ -11,7 +11,7 @@ from fedpipe.data import CategoricalColumn, Schema, Transform
 from fedpipe.data.transform import HashedFeature, VocabularyFeature
 from fedpipe.encoding.text import normalize_text
 from fedpipe.federation import Reply
-from fedpipe.federation.messages import array_of, sum_arrays
+from fedpipe.federation.messages import sum_counts
 from fedpipe.learning.score_histograms import BINARY, CONFUSION, ScoreBins
 from fedpipe.learning.slices import SliceGroup, estimate_accuracies, estimate_slices
 from server.steps.asking import Asker
@@ -26,13 +26,21 @@ def slice_values(columns: Sequence[str], bins: ScoreBins) -> dict[str, Any]:
     return {"slices": list(columns), "slice_bins": bins.model_dump(mode="json")} if columns else {}
 
 
+def slice_shapes(columns: Sequence[str], bins: ScoreBins, transform: Transform) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the histograms that answer `slice_values`."""
+    return {
+        f"slice_{index}": (transform.category(column).width, 2, bins.num_bins)
+        for index, column in enumerate(columns)
+    }
+
+
 def client_slices(
     replies: Sequence[Reply], bins: ScoreBins, *, noise_stddev: float, generator: np.random.Generator
 ) -> SliceGroup:
     """Returns the quality at each client, of the largest of many: what they released anyway."""
     binary = BINARY in replies[0].arrays
     name = BINARY if binary else CONFUSION
-    tables = {reply.client: array_of(reply, name) for reply in replies}
+    tables = {reply.client: reply.arrays[name] for reply in replies}
     largest = sorted(tables, key=lambda client: -int(tables[client].sum()))[:MAX_CLIENTS]
     shown = {client: tables[client] for client in largest}
     if not binary:
@@ -61,7 +69,7 @@ def column_slices(
     schema = asker.terms.data_schema
     for index, column in enumerate(columns):
         names = category_names(transform.category(column), schema)
-        table = sum_arrays(replies, f"slice_{index}", (len(names), 2, bins.num_bins))
+        table = sum_counts(replies, f"slice_{index}")
         yield estimate_slices(
             column,
             dict(zip(names, table, strict=True)),

@@ -18,6 +18,7 @@ from fedpipe.federation.flower_messages import (
     reply_to_message,
     request_to_message,
 )
+from fedpipe.ledger import SignedHead
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict  # isort: skip
 
@@ -30,6 +31,7 @@ REQUEST = Request(
     arrays={"weights": np.array([1.5, -2.0], np.float32), "scalar": np.array(2), "none": np.zeros((0, 3))},
 )
 SECRET = "patient Jane Roe, 1971-02-03"
+HEAD = {"ledger": "ab", "position": 7, "digest": "cd" * 32, "signature": "ef"}
 
 
 def _sent(request: Request = REQUEST) -> Message:
@@ -149,6 +151,7 @@ def _broken_array(**changes: Any) -> Array:
         _forged({"client": "client-1"}),
         _forged({"client": "client-1", "values": SECRET}),
         _forged({"client": "client-1", "values": {}, "more": SECRET}),
+        _forged({"client": "client-1", "values": {}, "heads": {"sender": {**HEAD, "position": 2**31}}}),
         _forged({"client": ["client-1"], "refusal": SECRET, "kind": ""}),
         _forged({"client": "client-1", "refusal": {"text": SECRET}, "kind": ""}),
         _forged('{"client":"client-1","values":{"x":Infinity}}'),
@@ -160,6 +163,13 @@ def _broken_array(**changes: Any) -> Array:
 def test_a_malformed_answer_becomes_a_refusal_without_details(message: Message) -> None:
     refusal = message_to_reply(flower_compat.copy_over_wire(message), "node-7")
     assert refusal == Refusal(client="node-7", reason="the answer was malformed")
+
+
+def test_heads_travel_beside_an_answer() -> None:
+    message = _forged({"client": "client-1", "values": {}, "heads": {"sender": HEAD}})
+    reply = message_to_reply(flower_compat.copy_over_wire(message), "node-7")
+    assert isinstance(reply, Reply)
+    assert reply.heads.sender == SignedHead.model_validate(HEAD)
 
 
 def test_a_refusal_cannot_write_to_the_operator_s_terminal() -> None:

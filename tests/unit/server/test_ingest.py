@@ -19,7 +19,7 @@ MakeAsker = Callable[..., Asker]
 
 def accepting(client: str) -> Reply:
     span = {"name": "undated", "commitment": "ab" * 32}
-    return Reply(client=client, values={"schema_version": "1", "spans": [span]})
+    return Reply(client=client, values={"schema_version": "1", "spans": [span], "code": "cd" * 32})
 
 
 def test_who_accepts_takes_part_and_who_refuses_is_named(make_asker: MakeAsker, tmp_path: Path) -> None:
@@ -51,13 +51,19 @@ def test_no_budget_anywhere_is_a_budget_error(make_asker: MakeAsker, tmp_path: P
         {"spans": None},
         {"spans": ["undated"]},
         {"spans": [{"name": "undated"}]},
-        {"spans": [{"name": "undated", "commitment": 5}]},
+        {"spans": [{"name": "undated", "commitment": 5}], "code": "c"},
+        {"spans": [{"name": "undated", "commitment": "ab"}]},
+        {"spans": [{"name": "other", "commitment": "ab"}], "code": "c"},
     ],
     ids=str,
 )
-def test_an_answer_without_commitments_names_its_client(
+def test_a_client_without_an_offer_is_named_and_the_others_go_on(
     make_asker: MakeAsker, tmp_path: Path, values: dict[str, Any]
 ) -> None:
     asker = make_asker({"ingest": [accepting("a"), Reply(client="odd", values=values)]})
-    with pytest.raises(FederationError, match="commitments from odd"):
-        ingest(directory=tmp_path, asker=asker)
+    spans = ingest(directory=tmp_path, asker=asker)["spans"]
+    assert spans.clients == ("a",)
+    assert "from odd" in spans.refusals["odd"]
+    alone = make_asker({"ingest": [Reply(client="odd", values=values)]})
+    with pytest.raises(FederationError, match="odd says: Expected"):
+        ingest(directory=tmp_path / "alone", asker=alone)

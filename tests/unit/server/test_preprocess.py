@@ -80,7 +80,11 @@ def test_a_schema_that_declares_everything_asks_nobody(make_asker: MakeAsker, tm
     assert asker.clients.requests == []  # type: ignore[attr-defined]
 
 
-def test_histograms_of_two_lengths_are_refused(make_asker: MakeAsker, tmp_path: Path) -> None:
-    answers = [reply("a", [0, 50, 50, 0, 0], [90, 5, 5]), reply("b", [0, 50, 50, 0], [90, 5, 5])]
+def test_a_histogram_of_another_length_leaves_its_client_out(make_asker: MakeAsker, tmp_path: Path) -> None:
+    good, bad = reply("a", [0, 50, 50, 0, 0], [90, 5, 5]), reply("b", [0, 50, 50, 0], [90, 5, 5])
+    beside, alone = make_asker({"preprocess": [bad, good]}), make_asker({"preprocess": [good]})
+    assert preprocess(SPANS, statistics(a=100, b=100), directory=tmp_path, asker=beside) == preprocess(
+        SPANS, statistics(a=100), directory=tmp_path, asker=alone
+    )
     with pytest.raises(FederationError, match="from b"):
-        preprocess(SPANS, statistics(a=1, b=1), directory=tmp_path, asker=make_asker({"preprocess": answers}))
+        preprocess(SPANS, statistics(b=1), directory=tmp_path, asker=make_asker({"preprocess": [bad]}))

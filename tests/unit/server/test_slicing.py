@@ -6,15 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 
 from fedpipe.data import Transform
-from fedpipe.errors import FederationError
 from fedpipe.federation import Reply
 from fedpipe.learning.score_histograms import ScoreBins
 from fedpipe.learning.slices import SliceGroup
 from server.steps.asking import Asker
-from server.steps.slicing import OTHER, category_names, client_slices, column_slices, slice_values
+from server.steps.slicing import (
+    OTHER,
+    category_names,
+    client_slices,
+    column_slices,
+    slice_shapes,
+    slice_values,
+)
 
 BINS = ScoreBins.around(0.5, 4)
 TOWN = {"type": "vocabulary", "column": "town", "words": ["trier", "ulm"]}
@@ -49,9 +54,8 @@ def test_tables_are_summed_over_clients_and_named_by_the_transform(make_asker: C
     assert found.too_few == ("ulm",)
 
 
-def test_a_table_of_another_shape_is_refused(make_asker: Callable[..., Asker]) -> None:
-    with pytest.raises(FederationError, match="shape"):
-        by_town(make_asker, [reply("a", [SCORES, SCORES])])
+def test_tables_have_a_place_for_every_category() -> None:
+    assert slice_shapes(["town", "ward"], BINS, TRANSFORM) == {"slice_0": (3, 2, 4), "slice_1": (3, 2, 4)}
 
 
 def test_names_are_spelled_as_the_schema_does(make_asker: Callable[..., Asker]) -> None:

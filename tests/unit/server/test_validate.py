@@ -94,15 +94,20 @@ def test_a_client_that_misses_this_step_is_left_out(
         {"labels": np.zeros(6, np.int64), "columns": np.zeros((2, 4), np.int64)},
         {"labels": np.zeros((2, 4), np.int64), "columns": np.zeros((2, 4), np.int64)},
         {"labels": np.zeros((2, 3), np.int64), "columns": np.zeros((4, 2), np.int64)},
-        {"labels": np.full((2, 3), np.nan), "columns": np.zeros((2, 4), np.int64)},
+        {"labels": np.full((1, 2, 3), np.nan), "columns": np.zeros((2, 4), np.int64)},
+        {"labels": np.full((1, 2, 3), 0.5), "columns": np.zeros((2, 4), np.int64)},
+        {"labels": np.full((1, 2, 3), 2**62), "columns": np.zeros((2, 4), np.int64)},
     ],
 )
-def test_counts_of_another_shape_name_their_client(
+def test_whose_counts_are_none_is_left_out(
     make_asker: MakeAsker, counts: Counts, tmp_path: Path, arrays: dict[str, Any]
 ) -> None:
-    answers = [counts("a", [60, 40, 0]), Reply(client="odd", arrays=arrays)]
+    odd = Reply(client="odd", arrays=arrays)
+    asker = make_asker({"statistics": [counts("a", [60, 40, 0]), odd]})
+    statistics, _ = run(asker, tmp_path, "a", "odd")
+    assert list(statistics.label_counts) == ["a"]
     with pytest.raises(FederationError, match="from odd"):
-        run(make_asker({"statistics": answers}), tmp_path, "a", "odd")
+        run(make_asker({"statistics": [odd]}), tmp_path, "odd")
 
 
 def _problems(anomalies: Anomalies) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from server.federation.runs import REQUEST, FederationRequest
 
 
 def shown(metrics: FederationMetrics) -> list[str]:
-    return generate_latest(metrics.registry).decode().splitlines()
+    return generate_latest(metrics.collectors).decode().splitlines()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_only_documented_figures_are_shown(home: FederationHome, run: Path) -> N
     metrics.watch(lambda: 0)
     guide = (Path(__file__).parents[4] / "docs/federation.md").read_text()
     documented = set(re.findall(r"`([a-z_]+)(?:\{[a-z,]+\})?`", guide))
-    shown = {family.name.removeprefix("fedpipe_federation_") for family in metrics.registry.collect()}
+    shown = {family.name.removeprefix("fedpipe_federation_") for family in metrics.collectors.collect()}
 
     assert {name if name in documented else f"{name}_total" for name in shown} <= documented
     assert len(shown) == 13
