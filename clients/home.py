@@ -201,15 +201,19 @@ class NodeHome:
 
     def status(self) -> NodeStatus | None:
         """Returns the state of the node, None if it does not run."""
-        try:
-            with self.join_lock():
-                return None
-        except WorkspaceError:
-            pass
+        if not self._is_joined():
+            return None
         try:
             return NodeStatus.model_validate_json((self.root / "status.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
+
+    def _is_joined(self) -> bool:
+        try:
+            with self.join_lock():
+                return False
+        except WorkspaceError:
+            return True
 
     @contextmanager
     def join_lock(self) -> Iterator[None]:

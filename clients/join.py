@@ -64,5 +64,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: node.stop())
         logger.info("Joining.", extra={"federation": membership.federation, "client": membership.client})
-        with monitored(metrics, figures.registry, is_healthy=lambda: True, is_ready=lambda: figures.is_ready):
+        with monitored(
+            metrics, figures.collectors, is_healthy=lambda: True, is_ready=lambda: figures.is_ready
+        ):
             node.run()

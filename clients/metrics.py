@@ -21,22 +21,22 @@ class NodeMetrics:
     """Figures of one node. They are its owner's own: shares are of her ledger, and stay on loopback."""
 
     def __init__(self, home: NodeHome) -> None:
-        self.registry = CollectorRegistry()
+        self.collectors = CollectorRegistry()
         self._requests = Counter(
             "fedpipe_node_requests",
             "Requests by step and outcome: answered, failed, or the kind of the refusal.",
             ("step", "outcome"),
-            registry=self.registry,
+            registry=self.collectors,
         )
         self._connected = Gauge(
-            "fedpipe_node_connected", "1 while the node is connected.", registry=self.registry
+            "fedpipe_node_connected", "1 while the node is connected.", registry=self.collectors
         )
         self._contact = Gauge(
             "fedpipe_node_last_contact_timestamp_seconds",
             "When the server was last reached; 0: never.",
-            registry=self.registry,
+            registry=self.collectors,
         )
-        self.registry.register(_Blocks(home))
+        self.collectors.register(_Blocks(home))
         self.is_ready = False
 
     def on_state(self, state: str) -> None:

@@ -36,7 +36,8 @@ class SitePolicy(BaseModel):
     total_epsilon: float | None = Field(
         None,
         gt=0,
-        description="What all runs together may claim, their epsilons added; null: no bound but the blocks'.",
+        description="What all runs together may claim, their epsilons added, and their deltas with them; "
+        "null: no bound but the blocks'.",
     )
     allowed_steps: tuple[Step, ...] = Field(
         ("statistics", "preprocess", "train", "analyze"), description="Steps that may ask for releases."

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from fedpipe.errors import BudgetError, FedpipeError, LedgerError
+from fedpipe.errors import BudgetError, LedgerError
 from fedpipe.ledger import Block, Ledger, LedgerStore, ReleaseId, SignedHead, policy_for_runs
 from fedpipe.ledger.check import check_ledger
 from fedpipe.ledger.history import read_history
 from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, Query
+from tests.races import FORK, race
 
-FORK = multiprocessing.get_context("fork")
 MAY = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
 SCHEMAS = itertools.count()
 
@@ -120,28 +116,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerStore:
 @pytest.fixture
 def desk(store: LedgerStore) -> Desk:
     return Desk(store=store, plan=make_plan())
-
-
-def race(actions: list[Callable[[], None]]) -> list[str]:
-    """Starts all actions at once, each in a process, and returns what became of each."""
-    barrier, results = FORK.Barrier(len(actions)), FORK.Queue()
-    racers = [FORK.Process(target=_racer, args=(action, barrier, results)) for action in actions]
-    for racer in racers:
-        racer.start()
-    found = [results.get(timeout=120) for _ in racers]
-    for racer in racers:
-        racer.join(timeout=60)
-    return sorted(found)
-
-
-def _racer(action: Callable[[], None], barrier: Barrier, results: Any) -> None:
-    barrier.wait(timeout=60)
-    try:
-        action()
-    except FedpipeError as error:
-        results.put(type(error).__name__)
-    else:
-        results.put("won")
 
 
 def test_budgets_admit_what_fits_and_refuse_the_rest_without_a_trace(desk: Desk) -> None:

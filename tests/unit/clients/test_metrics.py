@@ -18,7 +18,7 @@ def home(tmp_path: Path, make_invitation: Callable[..., Invitation]) -> NodeHome
 
 
 def shown(metrics: NodeMetrics) -> list[str]:
-    return generate_latest(metrics.registry).decode().splitlines()
+    return generate_latest(metrics.collectors).decode().splitlines()
 
 
 def test_answers_and_refusals_are_counted_by_step_and_kind(home: NodeHome) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fedpipe.errors import BudgetError, FedpipeError, LedgerError
+from fedpipe.errors import BudgetError, LedgerError
 from fedpipe.ledger import Ledger, admission, claims, projection, stores
+from tests.races import FORK, race
 
 if TYPE_CHECKING:
     from conftest import Desk
-
-FORK = multiprocessing.get_context("fork")
 
 
 def die() -> None:
@@ -103,29 +100,6 @@ def test_an_error_within_the_commit_leaves_the_release_to_be_made(
     with pytest.raises(RuntimeError):
         desk.commit("r1", "train", 1)
     assert desk.contents() == before
-
-
-def race(actions: Sequence[Callable[[], None]]) -> list[str]:
-    """Starts all actions at once, each in a process, and returns what became of each."""
-    barrier = FORK.Barrier(len(actions))
-    results = FORK.Queue()
-    racers = [FORK.Process(target=_racer, args=(action, barrier, results)) for action in actions]
-    for racer in racers:
-        racer.start()
-    found = [results.get(timeout=60) for _ in racers]
-    for racer in racers:
-        racer.join(timeout=60)
-    return sorted(found)
-
-
-def _racer(action: Callable[[], None], barrier: Barrier, results: Any) -> None:
-    barrier.wait(timeout=60)
-    try:
-        action()
-    except FedpipeError as error:
-        results.put(type(error).__name__)
-    else:
-        results.put("won")
 
 
 @pytest.mark.parametrize("attempt", range(8))
