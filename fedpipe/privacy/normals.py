@@ -18,8 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 13  # pairs at a time: all that is computed for them stays in the processor's cache
+BLOCK = 1 << 14  # pairs at a time: all that is computed for them stays in the processor's cache
 GAP = 64
+LINE = 16  # float32 of a cache line: vector instructions want both halves of a block to begin at one
+MASK = np.int64(2**63 - 1)
+# A hair more than ln 2^63, so that no rounding makes the square of a radius negative.
+TOP = 63 * math.log(2) + 1e-12
 
 # Overwrites a contiguous array with random bytes.
 Stream = Callable[[NDArray[Any]], None]
@@ -27,16 +31,19 @@ Stream = Callable[[NDArray[Any]], None]
 
 def fill_normals(out: NDArray[np.float32], stream: Stream, stddev: float = 1.0) -> None:
     """Overwrites `out`, float32 (n,), with independent normals of mean 0 made from `stream`."""
-    pairs = min(BLOCK, (out.size + 1) // 2)
+    pairs = _pairs_at_a_time((out.size + 1) // 2)
     words, turns = np.empty(pairs, np.int64), np.empty(pairs, np.int32)
-    radii = np.empty(pairs)
+    logs = np.empty(pairs)
     # With a gap: right beside each other, numpy takes them to overlap and computes one at a time.
     radius, angle, trigonometric = np.empty((3, pairs + GAP), np.float32)[:, :pairs]
-    for start in range(0, out.size, 2 * BLOCK):
+    scale = np.float32(math.sqrt(2) * stddev)
+    for start in range(0, out.size, max(2 * pairs, 1)):
         stream(words)
         stream(turns)
-        _radii(words, radii)
-        np.multiply(radii, stddev, out=radius, casting="same_kind")
+        _square_radii(words, logs)
+        radius[:] = logs
+        np.sqrt(radius, out=radius)
+        radius *= scale
         angle[:] = turns
         angle *= np.float32(math.pi * 2.0**-31)
         first = out[start : start + pairs]
@@ -46,12 +53,19 @@ def fill_normals(out: NDArray[np.float32], stream: Stream, stddev: float = 1.0) 
             np.multiply(radius[: target.size], trigonometric[: target.size], out=target)
 
 
-def _radii(words: NDArray[np.int64], radii: NDArray[np.float64]) -> None:
-    # The sign is dropped: 63 bits. Half a unit keeps u off zero, where the logarithm is infinite.
-    np.bitwise_and(words, np.int64(2**63 - 1), out=words)
-    radii[:] = words
-    radii *= 2.0**-63
-    radii += 2.0**-64
-    np.log(radii, out=radii)
-    radii *= -2.0
-    np.sqrt(radii, out=radii)
+def _pairs_at_a_time(wanted: int) -> int:
+    """Returns the size of equal blocks that make `wanted` pairs with little to spare."""
+    if wanted <= LINE:
+        return wanted
+    num_blocks = math.ceil(wanted / BLOCK)
+    return LINE * math.ceil(wanted / num_blocks / LINE)
+
+
+def _square_radii(words: NDArray[np.int64], logs: NDArray[np.float64]) -> None:
+    """Overwrites `logs` with -ln u = ln 2^63 - ln(w + 1/2), for w the last 63 bits of each word."""
+    # Half a unit keeps u off zero, where the logarithm is infinite.
+    np.bitwise_and(words, MASK, out=words)
+    logs[:] = words
+    logs += 0.5
+    np.log(logs, out=logs)
+    np.subtract(TOP, logs, out=logs)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,8 +22,6 @@ Kind = Literal["secure", "seeded"]
 # Beyond it no test tells seeded discrete Gaussian noise from rounded normal noise.
 MAX_TABLE_STDDEV = 1e4
 STREAM_BYTES = 1 << 16  # stays in the processor's cache
-LARGE = 1 << 17  # normals worth another thread
-PART = 1 << 15
 ZEROS = memoryview(bytes(STREAM_BYTES))
 
 
@@ -64,10 +60,7 @@ class SecureRandomness:
     def normal(self, size: int, stddev: float = 1.0) -> NDArray[np.float32]:
         """Returns normals by Box and Muller (1958): radii from 63 random bits, angles from 32."""
         draws = empty_aligned((size,))
-        if size < LARGE:
-            fill_normals(draws, _fresh_stream(), stddev)
-        else:
-            _fill_with_help(draws, stddev)
+        fill_normals(draws, _fresh_stream(), stddev)
         return draws
 
     def discrete_gaussian(self, stddev: float, size: int) -> NDArray[np.int64]:
@@ -124,30 +117,6 @@ def _fresh_stream() -> Stream:
             encryptor.update_into(ZEROS[: part.size], part)
 
     return fill
-
-
-def _fill_with_help(draws: NDArray[np.float32], stddev: float) -> None:
-    """Overwrites `draws` part by part on two threads, each under a key of its own.
-
-    Neither numpy nor OpenSSL holds Python's lock meanwhile. Whichever thread is free takes the next part:
-    on a busy machine, or in a forked process, this one does all of it and waits for nobody.
-    """
-    parts = iter([draws[start : start + PART] for start in range(0, draws.size, PART)])
-
-    def work() -> None:
-        stream = _fresh_stream()
-        for part in parts:
-            fill_normals(part, stream, stddev)
-
-    helper = _helper().submit(work)
-    work()
-    if not helper.cancel():  # it has begun: what it took must be whole, or fail
-        helper.result()
-
-
-@cache
-def _helper() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="noise")
 
 
 def _opendp_sampler(stddev: float) -> Callable[[list[int]], Any]:

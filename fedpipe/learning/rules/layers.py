@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from fedpipe.learning.rules.contributions import (
 from fedpipe.learning.tensorflow_runtime import tf
 
 layers = tf.keras.layers
+
+WIDE = 128  # numbers that a position of a convolution sees
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,9 +85,21 @@ def _convolution(call: Call) -> Parts:
             padding = "VALID"
         inputs, delta = inputs[:, tf.newaxis], delta[:, tf.newaxis]
         size, strides, rates = (1, *size), (1, *strides), (1, *rates)
-    patches = tf.image.extract_patches(inputs, [1, *size, 1], [1, *strides, 1], [1, *rates, 1], padding)
+    patches = _patches(inputs, size, strides, rates, padding)
     d = _positions(delta)
     return [(layer.kernel, matrix_over_positions(_positions(patches), d)), *_bias(layer, d)]
+
+
+def _patches(
+    inputs: tf.Tensor, size: Sequence[int], strides: Sequence[int], rates: Sequence[int], padding: str
+) -> tf.Tensor:
+    """Returns what each position of a convolution sees: (n, height, width, fan_in), in the kernel's order."""
+    fan_in = math.prod(size) * inputs.shape[3]
+    if fan_in > WIDE:
+        return tf.image.extract_patches(inputs, [1, *size, 1], [1, *strides, 1], [1, *rates, 1], padding)
+    # A convolution that copies: 3 to 15 times faster, though its work grows with the square of fan_in.
+    kernel = tf.reshape(tf.eye(fan_in), [*size, inputs.shape[3], fan_in])
+    return tf.nn.conv2d(inputs, kernel, strides, padding, dilations=rates)
 
 
 def _embedding(call: Call) -> Parts:
