@@ -54,6 +54,7 @@ def local_task(
         proximal_mu=float(request.values.get("proximal_mus", {}).get(node.name, 0.0)),
         example_weights=example_weights,
         max_records=terms.plan.max_records,
+        optimizer=terms.training.local_optimizer,
     )
 
 

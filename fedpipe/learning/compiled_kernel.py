@@ -15,9 +15,10 @@ import numpy as np
 
 from fedpipe.learning.architectures import build_model
 from fedpipe.learning.chunks import ClippedSum, MakeClippedSum
-from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.definition import LocalOptimizerName, ModelDefinition
 from fedpipe.learning.handover import Records, lend
 from fedpipe.learning.kernel import LocalTask
+from fedpipe.learning.local_optimizers import LocalOptimizer, make_local_optimizer
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector
 
@@ -37,7 +38,7 @@ class CompiledKernel:
         # The variables are shared by all clients of the process; one runs at a time.
         self._lock = threading.Lock()
         self._records = Records()
-        self._compiled: dict[int, Callable[..., tf.Tensor]] = {}
+        self._compiled: dict[tuple[int, str], Callable[..., tf.Tensor]] = {}
         self._signature = [
             tf.TensorSpec([sum(self._sizes)], tf.float32),
             tf.TensorSpec([None, definition.num_features], tf.float32),
@@ -54,7 +55,7 @@ class CompiledKernel:
         offsets = np.cumsum([0, *(len(batch) for batch in task.batches)]).astype(np.int32)
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
         with self._lock:
-            run = self._compiled_for(task.max_records)
+            run = self._compiled_for(task.max_records, task.optimizer)
             features, labels, weights, rows = self._records.of(task)
             total = run(
                 lend(task.weights),
@@ -68,18 +69,20 @@ class CompiledKernel:
             )
         return np.asarray(total.numpy(), dtype=np.float32)
 
-    def _compiled_for(self, max_records: int) -> Callable[..., tf.Tensor]:
-        if max_records not in self._compiled:
-            steps = partial(self._steps, max_records, self._make_clipped_sum(max_records))
+    def _compiled_for(self, max_records: int, name: LocalOptimizerName) -> Callable[..., tf.Tensor]:
+        if (max_records, name) not in self._compiled:
+            clipped_sum = self._make_clipped_sum(max_records)
+            steps = partial(self._steps, max_records, clipped_sum, make_local_optimizer(name))
             run: Any = tf.function(steps, autograph=False, input_signature=self._signature)
             # To call this and not `run` spares the check of every argument, 0.4 ms.
-            self._compiled[max_records] = run.get_concrete_function()
-        return self._compiled[max_records]
+            self._compiled[max_records, name] = run.get_concrete_function()
+        return self._compiled[max_records, name]
 
     def _steps(
         self,
         max_records: int,
         clipped_sum: ClippedSum,
+        optimizer: LocalOptimizer,
         weights: tf.Tensor,
         features: tf.Tensor,
         labels: tf.Tensor,
@@ -91,21 +94,20 @@ class CompiledKernel:
     ) -> tf.Tensor:
         clipping_norm, step_size, proximal_mu = tf.unstack(constants)
 
-        def body(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            self._assign(weights - step_size * total)
+        def body(step: tf.Tensor, total: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            moved = optimizer.moved(total, state, step_size)
+            self._assign(weights + moved)
             batch = rows[offsets[step] : offsets[step + 1]]
             chosen, kept_weights = _weighed(batch, example_weights, max_records)
             clipped = clipped_sum(
                 tf.gather(features, chosen), tf.gather(labels, chosen), kept_weights, clipping_norm
             )
-            return step + 1, tf.add_n([kept * total, clipped, noise[step]])
+            after = tf.add_n([total, clipped, noise[step], proximal_mu * moved])
+            return step + 1, after, *optimizer.step(state, lambda: after - total, step_size, step + 1)
 
         num_steps = tf.shape(offsets)[0] - 1
-        kept = 1.0 - proximal_mu * step_size  # w_k - w_0 is -step_size * total
-        _, total = tf.while_loop(
-            lambda step, _: step < num_steps, body, (0, tf.zeros_like(weights)), parallel_iterations=1
-        )
-        return total
+        begin = (0, *[tf.zeros_like(weights)] * (1 + optimizer.num_arrays))
+        return tf.while_loop(lambda step, *_: step < num_steps, body, begin, parallel_iterations=1)[1]
 
     def _assign(self, weights: tf.Tensor) -> None:
         parts = tf.split(weights, self._sizes)

@@ -23,6 +23,10 @@ USED_BY: dict[str, tuple[str, ...]] = {
 }
 
 
+LocalOptimizerName = Literal["sgd", "momentum", "adam"]
+LOCAL_MOMENTUM = 0.9
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -74,6 +78,11 @@ class TrainingSettings(_Strict):
         "auto",
         description="Step size of the clients' own steps, if local_steps > 1; auto: learning_rate, or for "
         "fedadagrad, fedadam and fedyogi what fedavg would take.",
+    )
+    local_optimizer: LocalOptimizerName = Field(
+        "sgd",
+        description="What moves a client's weights between its local steps; momentum and adam only with "
+        "local_steps > 1. Its answer is the noisy sums that it met, whichever it is.",
     )
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="How the step sizes fall towards the last round."
@@ -172,6 +181,20 @@ class TrainingSettings(_Strict):
                     f"expected training.{name} only with strategy {' or '.join(strategies)}, "
                     f"found it with {self.strategy}: leave it out, or change training.strategy"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_local_optimizer(self) -> TrainingSettings:
+        if self.local_optimizer != "sgd" and self.local_steps == 1:
+            raise ValueError(
+                f"expected training.local_steps > 1 for local_optimizer={self.local_optimizer}, found 1: "
+                "a single step moves nothing in between"
+            )
+        if self.local_optimizer != "sgd" and self.local_pull:
+            raise ValueError(
+                f"expected training.local_optimizer=sgd for strategy fedprox, found {self.local_optimizer}: "
+                "the pull goes with plain steps"
+            )
         return self
 
     @model_validator(mode="after")

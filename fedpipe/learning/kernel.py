@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedpipe.data.transform import Inputs
 from fedpipe.errors import ConfigError, PrivacyError, nearest
-from fedpipe.learning.definition import ModelDefinition
+from fedpipe.learning.definition import LocalOptimizerName, ModelDefinition
 from fedpipe.learning.vectors import Vector
 
 
@@ -36,6 +36,7 @@ class LocalTask:
       max_records: how many consecutive entries of a batch are one unit: their gradients add up before
         they are clipped. With more than 1, an entry -1 - r stands for record r without weight: a unit of
         fewer records is padded with its own, whose values decide for no other unit.
+      optimizer: what moves the local weights. With adam, `local_step_size` is about what a weight moves by.
 
     Raises:
       PrivacyError: if a step would go without its noise or without a usable bound.
@@ -52,6 +53,7 @@ class LocalTask:
     example_weights: NDArray[np.float32] | None = None
     proximal_mu: float = 0.0
     max_records: int = 1
+    optimizer: LocalOptimizerName = "sgd"
 
     def __post_init__(self) -> None:
         expected = (len(self.batches), len(self.weights))
@@ -68,6 +70,8 @@ class LocalTask:
                 f"Expected batches of units with max_records={self.max_records} entries each, found others."
             )
         _check_example_weights(self.example_weights, len(self.labels))
+        if self.proximal_mu and self.optimizer != "sgd":
+            raise ConfigError(f"Expected no pull with optimizer={self.optimizer}: it goes with plain steps.")
         if not 0 <= self.proximal_mu * self.local_step_size <= 1:
             raise ConfigError(
                 f"Expected 0 <= proximal_mu * local_step_size <= 1, found {self.proximal_mu:g} * "
@@ -91,14 +95,15 @@ class Kernel(Protocol):
     def noisy_sums(self, task: LocalTask) -> Vector:
         """Returns the sum over local steps of (clipped gradient sum + noise): float32 (num_parameters,).
 
-        Each step starts from the weights that the earlier ones led to: w_k = w_0 - local_step_size * t_k,
-        where t_k is what the first k steps would return, t_0 = 0 and
+        Each step starts from the weights w_k that the earlier ones led to; t_k is what the first k steps
+        would return, t_0 = 0 and
 
-            t_(k+1) = t_k + (clipped sum at w_k + noise_k) + proximal_mu * (w_k - w_0).
+            t_(k+1) = t_k + g_k,    g_k = clipped sum at w_k + noise_k + proximal_mu * (w_k - w_0).
 
-        So w_0 - local_step_size * (the returned sum) is where the client arrived, as FedProx has it,
-        and the pull, a function of noisy sums and public weights, costs no privacy and never makes
-        the noise larger. With one step it is zero. A gradient that is not finite counts as zero.
+        With plain SGD w_k = w_0 - local_step_size * t_k: the returned sum tells where the client arrived, as
+        FedProx has it, and the pull never makes the noise larger. Momentum and Adam, which have no pull,
+        move the weights by their own means of g_0 ... g_(k-1). Pull and moves are functions of noisy sums
+        and public weights: they cost no privacy. A gradient that is not finite counts as zero.
         """
 
 

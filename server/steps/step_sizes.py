@@ -11,6 +11,7 @@ import numpy as np
 from fedpipe.federation.schedules import schedule_factors
 from fedpipe.federation.strategies import Strategy, make_strategy
 from fedpipe.learning import TrainingSettings
+from fedpipe.learning.definition import LOCAL_MOMENTUM
 from fedpipe.privacy import DpSgd, PrivacyPlan
 
 NOISE_DRIFT = 0.4
@@ -26,8 +27,8 @@ class StepSizes:
 
     Attributes:
       server: the learning rate of the strategy.
-      local: by client, what its own steps move its weights by, per unit of noisy sum; empty for a
-        single local step, which needs none.
+      local: by client, what its own steps move its weights by, per unit of noisy sum, or with adam of
+        nothing; empty for a single local step, which needs none.
       proximal_mus: by client, FedProx's mu per unit of noisy sum; empty without a pull.
     """
 
@@ -51,6 +52,8 @@ def choose_step_sizes(
     if training.local_steps == 1:
         return StepSizes(server=server, local={}, proximal_mus={})
     rate = _local_learning_rate(training, plan, sizes, server)
+    if training.local_optimizer == "adam":
+        return StepSizes(server=server, local=dict.fromkeys(sizes, rate), proximal_mus={})
     batches = {
         client: training.sampling_probability * max(size, least_size, 1.0) for client, size in sizes.items()
     }
@@ -112,13 +115,15 @@ def noise_drift(strategy: Strategy, factors: Sequence[float], stddev: float) -> 
 def _local_learning_rate(
     training: TrainingSettings, plan: PrivacyPlan, sizes: Mapping[str, float], server: float
 ) -> float:
-    """Returns the clients' own step size on a mean gradient."""
+    """Returns the clients' own step size on a mean gradient; with adam, about what a weight moves by."""
     if training.local_learning_rate != "auto":
         return training.local_learning_rate
+    if training.local_optimizer == "adam":
+        return MAX_SCALED_LEARNING_RATE / training.local_steps
     # The server's rate is of another unit where it goes with scaled steps.
-    return (
-        _plain_learning_rate(training, _round_noise_stddev(plan, sizes)) if training.scales_steps else server
-    )
+    stddev = _round_noise_stddev(plan, sizes)
+    plain = _plain_learning_rate(training, stddev) if training.scales_steps else server
+    return plain * (1 - LOCAL_MOMENTUM) if training.local_optimizer == "momentum" else plain
 
 
 def _plain_learning_rate(training: TrainingSettings, stddev: float) -> float:

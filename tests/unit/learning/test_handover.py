@@ -89,6 +89,26 @@ def test_of_records_on_disk_only_those_drawn_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels[rows], [3, 1, 3])
 
 
+def test_padding_of_users_stays_padding_when_their_records_lie_on_disk(tmp_path: Path) -> None:
+    full = np.arange(12, dtype=np.float32).reshape(4, 3)
+    full.tofile(tmp_path / "features")
+    task = LocalTask(
+        weights=np.zeros(2, np.float32),
+        features=np.memmap(tmp_path / "features", np.float32, "r", shape=(4, 3)),
+        labels=np.arange(4, dtype=np.int32),
+        batches=[np.array([3, 1, 2, -1 - 2], np.int32)],
+        noise=np.zeros((1, 2), np.float32),
+        clipping_norm=1.0,
+        local_step_size=0.1,
+        max_records=2,
+    )
+    features, labels, _, rows = Records().of(task)
+    assert [bool(row < 0) for row in rows] == [False, False, False, True]
+    places = np.where(rows < 0, -1 - rows, rows)
+    np.testing.assert_array_equal(features.numpy()[places], full[[3, 1, 2, 2]])
+    np.testing.assert_array_equal(labels[places], [3, 1, 2, 2])
+
+
 def test_scratch_memory_keeps_nothing_of_the_client_before() -> None:
     def task(full: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> LocalTask:
         return LocalTask(

@@ -132,6 +132,31 @@ def test_a_local_learning_rate_is_taken_whatever_the_server_s(plan: PrivacyPlan)
     assert steps.local == pytest.approx({"a": 0.6 / 2, "b": 0.6 / 1})
 
 
+def test_local_momentum_steps_shorter_since_it_goes_on(plan: PrivacyPlan) -> None:
+    sizes = {"a": 20.0, "b": 10.0}
+    plain = choose_step_sizes(settings(local_steps=3), plan, sizes, least_size=0)
+    heavy = choose_step_sizes(settings(local_steps=3, local_optimizer="momentum"), plan, sizes, least_size=0)
+    assert heavy.server == plain.server
+    assert heavy.local == pytest.approx({name: 0.1 * size for name, size in plain.local.items()})
+
+
+def test_local_adam_steps_alike_whatever_the_size(plan: PrivacyPlan) -> None:
+    sizes = {"a": 20.0, "b": 10.0}
+    adam = settings(local_steps=5, local_optimizer="adam")
+    assert choose_step_sizes(adam, plan, sizes, least_size=0).local == pytest.approx({"a": 0.02, "b": 0.02})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"local_steps": 1}, "local_steps > 1"), ({"strategy": "fedprox", "local_steps": 2}, "plain steps")],
+)
+def test_local_optimizers_that_could_do_nothing_or_lengthen_noise_are_refused(
+    changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        settings(local_optimizer="momentum", **changes)
+
+
 def test_single_local_steps_need_no_sizes(plan: PrivacyPlan) -> None:
     steps = choose_step_sizes(settings(strategy="fedprox"), plan, {"a": 9.0}, least_size=0)
     assert (steps.local, steps.proximal_mus) == ({}, {})
