@@ -160,7 +160,7 @@ def init(
 ) -> None:
     """Write a commented configuration for your own records; it runs unchanged."""
     from fedpipe.config import load_config
-    from fedpipe.config_draft import draft_config
+    from fedpipe.config.draft import draft_config
     from fedpipe.errors import ConfigError
     from fedpipe.files import write_text
 
@@ -281,7 +281,7 @@ def config_show(name: Annotated[str, typer.Argument(help="A configuration's name
 @config_app.command("reference")
 def config_reference() -> None:
     """Print every setting with its type, default and meaning, as Markdown."""
-    from fedpipe.config_reference import configuration_reference
+    from fedpipe.config.reference import configuration_reference
 
     typer.echo(configuration_reference(), nl=False)
 

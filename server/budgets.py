@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fedpipe.config import Config
 from fedpipe.errors import ConfigError
-from fedpipe.ledger.history import BlockHistory, read_history
-from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.ledger.history import BlockHistory
+from fedpipe.ledger.history_reading import read_history
+from fedpipe.pipeline import MetadataReader, Workspace
 from fedpipe.reports.budget_facts import BudgetReport
 from fedpipe.reports.budget_reading import read_report
 from fedpipe.reports.budget_report import ModelOrigin
@@ -23,11 +24,11 @@ def model_origins(root: Path) -> list[ModelOrigin]:
     workspace = Workspace.open_existing(root)
     if not workspace.metadata_path.exists():
         return []
-    metadata = MetadataStore.open_existing(workspace.metadata_path)
+    metadata = MetadataReader.open_existing(workspace.metadata_path)
     return [_origin(metadata, version) for version in model_versions(metadata, workspace)]
 
 
-def _origin(metadata: MetadataStore, version: ModelVersion) -> ModelOrigin:
+def _origin(metadata: MetadataReader, version: ModelVersion) -> ModelOrigin:
     """Returns where a version's releases came from: a step taken from an earlier run was released there."""
     sources = {
         (artifact.run_id, artifact.step)

@@ -17,7 +17,7 @@ from fedpipe.data.transform import Transform
 from fedpipe.federation.training_state import CHECKPOINT
 from fedpipe.files import ordered_json, sha256
 from fedpipe.learning.builders import builder_digest
-from fedpipe.pipeline import MetadataStore, Pipeline, Progress, Step, Workspace
+from fedpipe.pipeline import MetadataReader, MetadataStore, Pipeline, Progress, Step, Workspace
 from fedpipe.pipeline.artifacts import are_payloads_intact
 from server import artifacts
 from server.history import statistics_before
@@ -205,7 +205,7 @@ def _delivery_steps(around: Surroundings) -> list[Step]:
     ]
 
 
-def _made_by(metadata: MetadataStore, run_id: str) -> dict[str, str]:
+def _made_by(metadata: MetadataReader, run_id: str) -> dict[str, str]:
     """Returns, by step, the run that made what this run uses."""
     return {record.step: record.run_id for record in metadata.artifacts(run_id)}
 

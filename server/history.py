@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from fedpipe.data.spans import UNDATED, previous_span
 from fedpipe.federation.terms import RunTerms
-from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.pipeline import MetadataReader, Workspace
 from fedpipe.privacy import PrivacyPlan
 from server.artifacts import Statistics
 
@@ -14,7 +14,7 @@ TERMS = "terms.json"
 
 
 def statistics_before(
-    terms: RunTerms, metadata: MetadataStore, workspace: Workspace, *, pipeline: str
+    terms: RunTerms, metadata: MetadataReader, workspace: Workspace, *, pipeline: str
 ) -> Statistics | None:
     """Returns the newest Statistics of the pipeline that cover the span just before those of `terms`.
 

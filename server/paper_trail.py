@@ -8,7 +8,7 @@ from typing import Any
 
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.ledger import Ledger, StepCost
-from fedpipe.pipeline import ExecutionRecord, MetadataStore, Workspace
+from fedpipe.pipeline import ExecutionRecord, MetadataReader, Workspace
 from fedpipe.privacy.accounting import epsilon
 from server.artifacts import ModelVersion
 from server.registry import model_versions
@@ -57,7 +57,7 @@ def show_run(root: Path, run_id: str) -> dict[str, Any]:
     }
 
 
-def describe_steps(workspace: Workspace, metadata: MetadataStore, run_id: str) -> list[dict[str, Any]]:
+def describe_steps(workspace: Workspace, metadata: MetadataReader, run_id: str) -> list[dict[str, Any]]:
     """Returns one row for each step of a run: ran, cached or resumed, how long, what it spent, and why.
 
     `epsilon_alone` is what the step's releases would cost a record by themselves, at the run's
@@ -151,6 +151,6 @@ def _versions(root: Path) -> list[ModelVersion]:
     return model_versions(metadata, workspace)
 
 
-def _open(root: Path) -> tuple[Workspace, MetadataStore]:
+def _open(root: Path) -> tuple[Workspace, MetadataReader]:
     workspace = Workspace.open_existing(root)
-    return workspace, MetadataStore.open_existing(workspace.metadata_path)
+    return workspace, MetadataReader.open_existing(workspace.metadata_path)

@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedpipe.errors import WorkspaceError
-from fedpipe.pipeline import MetadataStore, Workspace
+from fedpipe.pipeline import MetadataReader, Workspace
 from server.artifacts import ModelVersion
 
 _logger = logging.getLogger(__name__)
 
 
-def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> int:
+def next_version(metadata: MetadataReader, workspace: Workspace, name: str) -> int:
     """Returns a number above all that were registered or pushed under `name`, lost ones included."""
     found, lost = _recorded(metadata, workspace)
     registered = [version.version for version in found if version.name == name]
@@ -24,7 +24,7 @@ def next_version(metadata: MetadataStore, workspace: Workspace, name: str) -> in
     return max([len(found) + len(lost) if lost else 0, *registered, *pushed]) + 1
 
 
-def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelVersion]:
+def model_versions(metadata: MetadataReader, workspace: Workspace) -> list[ModelVersion]:
     """Returns every registered version whose file can be read, oldest first; the log tells of the others.
 
     Raises:
@@ -38,7 +38,7 @@ def model_versions(metadata: MetadataStore, workspace: Workspace) -> list[ModelV
     return found
 
 
-def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) -> list[ModelVersion]:
+def readable_versions(metadata: MetadataReader, workspace: Workspace, name: str) -> list[ModelVersion]:
     """Returns the versions of `name` whose files are still there, each once, in order."""
     found, _ = _recorded(metadata, workspace)
     numbered = {version.version: version for version in found if version.name == name}
@@ -46,7 +46,7 @@ def readable_versions(metadata: MetadataStore, workspace: Workspace, name: str) 
 
 
 def _recorded(
-    metadata: MetadataStore, workspace: Workspace
+    metadata: MetadataReader, workspace: Workspace
 ) -> tuple[list[ModelVersion], list[WorkspaceError]]:
     """Returns the versions whose files can be read, oldest first, and what is wrong with the others."""
     paths = [workspace.root / record.uri for record in metadata.artifacts_of_type("ModelVersion")]

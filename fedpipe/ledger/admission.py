@@ -21,7 +21,6 @@ from fedpipe.errors import BudgetError, ConfigError, LedgerError, Shortfall
 from fedpipe.ledger import tables
 from fedpipe.ledger.blocks import Block, BlockPolicy
 from fedpipe.ledger.entries import ReservedQuery
-from fedpipe.ledger.projection import chunks
 from fedpipe.privacy import PrivacyPlan, Query, event_to_json
 from fedpipe.privacy.accounting import renyi_divergence
 
@@ -230,7 +229,7 @@ def _holdings() -> Any:
 def _rows_of_spans(connection: Connection, client: str, spans: Sequence[str]) -> list[Row[Any]]:
     b = tables.blocks.c
     of_client = _holdings().where(b.client == client)
-    return [row for part in chunks(spans) for row in connection.execute(of_client.where(b.span.in_(part)))]
+    return list(tables.rows_among(connection, of_client, b.span, spans))
 
 
 def _spending(row: Row[Any], gap: Gap | None) -> Spending:

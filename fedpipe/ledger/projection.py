@@ -6,7 +6,7 @@ the tables of an honest ledger are exactly what its entries say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, insert, select, text, update
@@ -35,7 +35,6 @@ _TOTALS = text(
     "(SELECT coalesce(sum(committed), 0) FROM queries) AS committed, "
     "(SELECT coalesce(sum(counted), 0) FROM queries) AS counted"
 )
-CHUNK = 500  # names in one query: databases bound the number of parameters
 
 
 def project(connection: Connection, body: Body, *, position: int, made_at: str) -> None:
@@ -80,11 +79,6 @@ def totals(connection: Connection) -> str:
     return canonical_json({name: int(value) for name, value in row.items()})
 
 
-def chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Returns `names` in parts that fit into one query."""
-    return (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
-
-
 def _create_blocks(connection: Connection, body: BlocksCreated, position: int, made_at: str) -> None:
     first = _next_id(connection, tables.blocks)
     shared = {
@@ -117,11 +111,15 @@ def _reserve(connection: Connection, body: ClaimReserved, position: int, made_at
             created_at=made_at,
         )
     )
-    if not body.queries:
-        return
+    if body.queries:
+        _reserve_queries(connection, claim, body)
+
+
+def _reserve_queries(connection: Connection, claim: str, body: ClaimReserved) -> None:
+    """Adds the queries of a claim, and what a release of each costs each block that it reads."""
     first = _next_id(connection, tables.queries)
     numbered = list(enumerate(sorted(body.queries.items()), start=first))
-    query_rows = [
+    queries = [
         {
             "id": number,
             "claim": claim,
@@ -134,21 +132,20 @@ def _reserve(connection: Connection, body: ClaimReserved, position: int, made_at
         }
         for number, (name, query) in numbered
     ]
-    connection.execute(insert(tables.queries), query_rows)
-    rows = [
+    connection.execute(insert(tables.queries), queries)
+    costs = [
         {"block": row.id, "query": number, "divergence": query.divergences[row.renyi_order]}
         for row in _rows_of(connection, body.blocks)
         for number, (_, query) in numbered
         if row.split in query.splits
     ]
-    if rows:
-        connection.execute(insert(tables.reservations), rows)
+    if costs:
+        connection.execute(insert(tables.reservations), costs)
 
 
 def _rows_of(connection: Connection, blocks: Sequence[str]) -> list[Any]:
     b = tables.blocks.c
-    query = select(b.id, b.split, b.renyi_order)
-    rows = [row for part in chunks(blocks) for row in connection.execute(query.where(b.block.in_(part)))]
+    rows = list(tables.rows_among(connection, select(b.id, b.split, b.renyi_order), b.block, blocks))
     if len(rows) != len(blocks):
         raise LedgerError(f"Expected {len(blocks)} blocks of a claim, found {len(rows)}.")
     return rows

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Float,
     ForeignKey,
@@ -11,6 +15,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -20,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 FORMAT_VERSION = "3"
+MOST_NAMES = 500  # in one statement: SQLite refuses more than 999 parameters
 
 metadata = MetaData()
 
@@ -155,6 +161,14 @@ gaps = Table(
 
 PROJECTED = (divisions, blocks, claims, queries, reservations, releases, witnessed, gaps)
 """What follows from the entries, in an order in which rows can be inserted."""
+
+
+def rows_among(
+    connection: Connection, query: Select[Any], column: ColumnElement[str], names: Sequence[str]
+) -> Iterator[Any]:
+    """Yields the rows of `query` whose `column` is one of `names`, in as many statements as these take."""
+    for start in range(0, len(names), MOST_NAMES):
+        yield from connection.execute(query.where(column.in_(names[start : start + MOST_NAMES])))
 
 
 def read_format(connection: Connection) -> str | None:

@@ -1,6 +1,7 @@
 """Steps joined into a graph, run once each, resumed after a crash, and recorded in ML Metadata."""
 
 from fedpipe.pipeline.metadata import MetadataStore
+from fedpipe.pipeline.metadata_reader import MetadataReader
 from fedpipe.pipeline.pipeline import Pipeline
 from fedpipe.pipeline.progress import Progress, SilentProgress
 from fedpipe.pipeline.records import (
@@ -21,6 +22,7 @@ __all__ = [
     "Clock",
     "ExecutionRecord",
     "ExecutionState",
+    "MetadataReader",
     "MetadataStore",
     "Pipeline",
     "Progress",

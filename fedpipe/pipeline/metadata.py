@@ -13,14 +13,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-import ml_metadata
-from ml_metadata import ListOptions, OrderByField, proto
+from ml_metadata import ListOptions, proto
 
-from fedpipe.errors import ConfigError, WorkspaceError, nearest
+from fedpipe.errors import ConfigError, WorkspaceError
 from fedpipe.pipeline import protos
 from fedpipe.pipeline.fingerprint import Fingerprint
+from fedpipe.pipeline.metadata_reader import MetadataReader, connect
 from fedpipe.pipeline.records import (
     ArtifactFile,
     ArtifactRecord,
@@ -30,16 +29,11 @@ from fedpipe.pipeline.records import (
     RunStatus,
 )
 
-_BY_ID = ListOptions(order_by=OrderByField.ID)
 _ABANDONED = "The process ended without recording an outcome."
 
 
-class MetadataStore:
-    """Records runs, executions and artifacts. Writers hold the workspace's lock, readers need none."""
-
-    def __init__(self, store: ml_metadata.MetadataStore) -> None:
-        """Use `open` or `open_existing`."""
-        self._store = store
+class MetadataStore(MetadataReader):
+    """Records runs, executions and artifacts. Whoever writes holds the workspace's lock."""
 
     @classmethod
     def open(cls, path: Path) -> MetadataStore:
@@ -57,20 +51,7 @@ class MetadataStore:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         elif path.is_file():
             path.chmod(0o600)
-        return cls(_connect(path))
-
-    @classmethod
-    def open_existing(cls, path: Path) -> MetadataStore:
-        """Opens the store at `path` for reading; creates nothing.
-
-        Raises:
-            WorkspaceError: the file is missing, or no such store.
-        """
-        if not path.is_file():
-            raise WorkspaceError(
-                f"Expected recorded runs in {path}, found none. Start one with fedpipe simulate."
-            )
-        return cls(_connect(path))
+        return cls(connect(path))
 
     def create_run(
         self,
@@ -218,58 +199,6 @@ class MetadataStore:
             self.update_run(run_id, status="FAILED", message=_ABANDONED)
         return abandoned
 
-    def runs(self) -> list[RunRecord]:
-        """Returns all runs, oldest first."""
-        contexts = self._store.get_contexts_by_type(protos.RUN_TYPE)
-        return [protos.run_record(context) for context in sorted(contexts, key=_id)]
-
-    def run(self, run_id: str) -> RunRecord:
-        """Returns one run.
-
-        Raises:
-            ConfigError: no run has this id.
-        """
-        return protos.run_record(self._known_run_context(run_id))
-
-    def executions(self, run_id: str) -> list[ExecutionRecord]:
-        """Returns every try of every step of the run, in the order in which they began."""
-        context = self._known_run_context(run_id)
-        return [
-            protos.execution_record(each)
-            for each in self._store.get_executions_by_context(context.id, _BY_ID)
-        ]
-
-    def executions_of_step(self, step: str, *, fingerprint: str | None = None) -> list[ExecutionRecord]:
-        """Returns every try of a step in any run, newest first, or only those with one fingerprint."""
-        query = f"type = '{step}'"
-        if fingerprint is not None:
-            query += f" AND properties.fingerprint.string_value = '{fingerprint}'"
-        options = ListOptions(order_by=OrderByField.ID, is_asc=False, filter_query=query)
-        return [protos.execution_record(each) for each in self._store.get_executions(options)]
-
-    def artifacts(self, run_id: str) -> list[ArtifactRecord]:
-        """Returns the run's artifacts, oldest first, without those that a later try has overwritten."""
-        context = self._known_run_context(run_id)
-        return _live(self._store.get_artifacts_by_context(context.id, _BY_ID))
-
-    def artifacts_of_type(self, type_name: str) -> list[ArtifactRecord]:
-        """Returns the artifacts of one type over all runs, oldest first, without overwritten ones."""
-        return _live(self._store.get_artifacts_by_type(type_name))
-
-    def inputs_of(self, execution_id: int) -> list[ArtifactRecord]:
-        """Returns the artifacts that an execution took."""
-        return self._artifacts_of(execution_id, proto.Event.INPUT)
-
-    def outputs_of(self, execution_id: int) -> list[ArtifactRecord]:
-        """Returns the artifacts that an execution made, overwritten or not."""
-        return self._artifacts_of(execution_id, proto.Event.OUTPUT)
-
-    def _artifacts_of(self, execution_id: int, kind: int) -> list[ArtifactRecord]:
-        events = self._store.get_events_by_execution_ids([execution_id])
-        ids = [event.artifact_id for event in events if event.type == kind]
-        artifacts = self._store.get_artifacts_by_id(ids) if ids else []
-        return [protos.artifact_record(artifact) for artifact in sorted(artifacts, key=_id)]
-
     def _artifact(self, file: ArtifactFile, *, run_id: str, step: str) -> proto.Artifact:
         type_id = self._store.put_artifact_type(protos.artifact_type(file.type_name), True, True)
         return protos.new_artifact(file, type_id=type_id, run_id=run_id, step=step)
@@ -289,43 +218,9 @@ class MetadataStore:
             found.id if found else self._store.put_contexts([proto.Context(name=name, type_id=type_id)])[0]
         )
 
-    def _run_context(self, run_id: str) -> Any | None:
-        return self._store.get_context_by_type_and_name(protos.RUN_TYPE, run_id)
-
-    def _known_run_context(self, run_id: str) -> Any:
-        context = self._run_context(run_id)
-        if context is None:
-            known = [run.run_id for run in self.runs()]
-            hint = nearest(run_id, known) if known else "Nothing has run yet: start with fedpipe simulate."
-            raise ConfigError(f"Expected the id of a recorded run, found {run_id}. {hint}")
-        return context
-
-
-def _connect(path: Path) -> ml_metadata.MetadataStore:
-    # READWRITE even for readers: a journal left by a crash must be rolled back before anything is read.
-    config = proto.ConnectionConfig()
-    config.sqlite.filename_uri = str(path)
-    config.sqlite.connection_mode = proto.SqliteMetadataSourceConfig.READWRITE
-    try:
-        return ml_metadata.MetadataStore(config)
-    except RuntimeError as error:
-        raise WorkspaceError(
-            f"Expected an ML Metadata store in {path}, found a file that it cannot open. If the disk is "
-            "full, make room; else restore it from a backup, or choose another workspace with --workspace."
-        ) from error
-
 
 def _taken(artifact: ArtifactRecord) -> tuple[int, None, proto.Event]:
     return 0, None, protos.event(proto.Event.INPUT, artifact.name, artifact_id=artifact.id)
-
-
-def _live(artifacts: Iterable[Any]) -> list[ArtifactRecord]:
-    live = (artifact for artifact in artifacts if artifact.state == proto.Artifact.LIVE)
-    return [protos.artifact_record(artifact) for artifact in sorted(live, key=_id)]
-
-
-def _id(message: Any) -> int:
-    return int(message.id)
 
 
 def _iso(moment: datetime) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.ledger import utc_now
-from fedpipe.ledger.history import Choice, client_names, read_events, read_history
+from fedpipe.ledger.history_reading import Choice, client_names, read_events, read_history
 from fedpipe.ledger.reading import ledger_name
 from fedpipe.reports.budget_facts import BudgetReport
 from fedpipe.reports.budget_report import ModelOrigin, make_report

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import get_args
 
 from fedpipe.ledger.blocks import Block, BlockPolicy, epsilon_over_blocks
-from fedpipe.ledger.history import BlockHistory, History, Protection, RunHistory
-from fedpipe.reports.budget_facts import (
-    BlockFacts,
-    BudgetReport,
-    DayFacts,
-    GroupFacts,
-    ModelFacts,
-    PathFacts,
-    RunFacts,
-    StepFacts,
-)
+from fedpipe.ledger.history import BlockHistory, History
+from fedpipe.reports.budget_facts import BlockFacts, BudgetReport, GroupFacts, ModelFacts
+from fedpipe.reports.budget_forecast import forecasts, retrainings_left
+from fedpipe.reports.budget_runs import day_facts, join_runs, path_facts, run_facts, step_facts
 from fedpipe.reports.running_epsilon import ReadEvents, RunningEpsilons
 from fedpipe.reports.wording import plural, round_up
 
-PACE_RUNS = 4
 NUM_PATHS = 8
-ROUNDING = 1 + 1e-9
 
 NOTES = (
     "The guarantee is the lifetime budget: over all its runs together, a block never costs more than that.",
@@ -59,7 +48,7 @@ def make_report(
 
     Args:
       histories: one of each ledger.
-      read_events: from a ledger's name and some of its blocks to their events; see `history.read_events`.
+      read_events: from a ledger's name and some of its blocks to their events; see `ledger.history_reading`.
       made_at: ISO 8601.
       origins: versions whose lineage is known.
       client: whose records the report is about, if it is one client's.
@@ -68,8 +57,8 @@ def make_report(
     exact = RunningEpsilons.read(held, read_events)
     made = _models_by_run(origins)
     blocks = tuple(_block_facts(each, exact.epsilon(each), made) for each in held)
-    runs = _joined_runs(histories)
-    run_facts = _run_facts(histories, runs, held, made)
+    runs = join_runs(histories)
+    told = run_facts(histories, runs, held, made)
     spans = sorted(_groups(blocks, lambda each: each.span), key=lambda each: each.name)
     return BudgetReport(
         made_at=made_at,
@@ -81,44 +70,20 @@ def make_report(
         num_spans=len(spans),
         num_blocks=len(blocks),
         num_exhausted=sum(each.is_exhausted for each in blocks),
-        num_runs=len(run_facts),
-        num_releases=sum(run.num_releases for run in run_facts),
+        num_runs=len(told),
+        num_releases=sum(run.num_releases for run in told),
         num_in_gap=sum(each.in_gap for each in blocks),
         forecasts=tuple(forecasts(spans)),
         clients=tuple(_groups(blocks, lambda each: each.client)),
         spans=tuple(spans),
-        steps=_steps(histories, len(blocks)),
-        runs=run_facts,
+        steps=step_facts(histories, len(blocks)),
+        runs=told,
         models=tuple(_model_facts(origin, held) for origin in origins),
-        days=_days(histories),
+        days=day_facts(histories),
         curves=tuple(exact.curves(held)),
-        paths=tuple(_path(each, runs) for each in _scarcest_of_spans(held)[:NUM_PATHS]),
+        paths=tuple(path_facts(each, runs) for each in _scarcest_of_spans(held)[:NUM_PATHS]),
         blocks=blocks,
         notes=(*NOTES, *_notes_on_users(held)),
-    )
-
-
-def forecasts(spans: Sequence[GroupFacts]) -> list[str]:
-    """Returns how long the blocks of each span last, in words; neighbours may share a sentence."""
-    known = [each for each in spans if each.retrainings_left is not None]
-    sentences, start = [], 0
-    for place, each in enumerate(known):
-        last = place + 1 == len(known)
-        if last or known[place + 1].retrainings_left != each.retrainings_left:
-            sentences.append(_forecast(known[start : place + 1]))
-            start = place + 1
-    return sentences
-
-
-def _forecast(spans: Sequence[GroupFacts]) -> str:
-    first, last = spans[0].name, spans[-1].name
-    of = f"of {first}" if first == last else f"of {first} to {last}"
-    left = spans[0].retrainings_left or 0
-    if not left:
-        return f"The blocks {of} are exhausted: they cannot pay for another retraining like their last."
-    return (
-        f"At the pace of their last runs (up to {PACE_RUNS}), the blocks {of} last "
-        f"{plural(left, 'more retraining')}."
     )
 
 
@@ -160,19 +125,8 @@ def _block_facts(
         models=tuple(
             dict.fromkeys(name for charge in history.charges for name in made.get(charge.run_id, ()))
         ),
-        retrainings_left=_retrainings_left(history),
+        retrainings_left=retrainings_left(history),
     )
-
-
-def _retrainings_left(history: BlockHistory) -> int | None:
-    """Returns how many more runs the block affords at the mean cost of its last ones."""
-    recent = history.charges[-PACE_RUNS:]
-    if history.in_gap:
-        return 0
-    if not recent:
-        return None
-    pace = sum(charge.held for charge in recent) / len(recent)
-    return int(history.left / pace * ROUNDING)
 
 
 def _groups(blocks: Sequence[BlockFacts], of: Callable[[BlockFacts], str]) -> list[GroupFacts]:
@@ -201,79 +155,6 @@ def _group(name: str, members: Sequence[BlockFacts]) -> GroupFacts:
     )
 
 
-def _joined_runs(histories: Sequence[History]) -> list[RunHistory]:
-    """Returns each run once, though several nodes' ledgers know it."""
-    parts: defaultdict[str, list[RunHistory]] = defaultdict(list)
-    for history in histories:
-        for run in history.runs:
-            parts[run.run_id].append(run)
-    joined = [
-        RunHistory(
-            run_id=run_id,
-            began_at=min(each.began_at for each in found),
-            last_release_at=max((e.last_release_at for e in found if e.last_release_at), default=None),
-            num_releases=sum(each.num_releases for each in found),
-            clients=tuple(sorted({name for each in found for name in each.clients})),
-            is_open=any(each.is_open for each in found),
-            protection=_weakest(each.protection for each in found),
-        )
-        for run_id, found in parts.items()
-    ]
-    return sorted(joined, key=lambda run: (run.began_at, run.run_id))
-
-
-def _weakest(protections: Iterable[Protection]) -> Protection:
-    found = set(protections)
-    return next(each for each in get_args(Protection)[::-1] if each in found)
-
-
-def _steps(histories: Sequence[History], num_blocks: int) -> tuple[StepFacts, ...]:
-    shares: defaultdict[str, float] = defaultdict(float)
-    releases: defaultdict[str, int] = defaultdict(int)
-    for history in histories:
-        for charge in history.steps:
-            shares[charge.step] += charge.shares / num_blocks
-        for day in history.days:
-            releases[day.step] += day.num_releases
-    dearest = sorted(shares, key=lambda step: -shares[step])
-    return tuple(StepFacts(step=s, mean_share=shares[s], num_releases=releases[s]) for s in dearest)
-
-
-def _run_facts(
-    histories: Sequence[History],
-    runs: Sequence[RunHistory],
-    held: Sequence[BlockHistory],
-    made: Mapping[str, Sequence[str]],
-) -> tuple[RunFacts, ...]:
-    largest: defaultdict[str, float] = defaultdict(float)
-    num_blocks: defaultdict[str, int] = defaultdict(int)
-    for each in held:
-        for charge in each.charges:
-            num_blocks[charge.run_id] += 1
-            largest[charge.run_id] = max(largest[charge.run_id], charge.held / each.budget)
-    steps: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for history in histories:
-        for part in history.steps:
-            steps[part.run_id][part.step] += part.shares / max(num_blocks[part.run_id], 1)
-    return tuple(
-        RunFacts(
-            run_id=run.run_id,
-            began_at=run.began_at,
-            last_release_at=run.last_release_at,
-            is_open=run.is_open,
-            protection=run.protection,
-            num_clients=len(run.clients),
-            num_blocks=num_blocks[run.run_id],
-            num_releases=run.num_releases,
-            largest_share=largest[run.run_id],
-            steps=dict(steps[run.run_id]),
-            models=tuple(made.get(run.run_id, ())),
-        )
-        for run in runs
-        if num_blocks[run.run_id] or run.protection != "private"
-    )
-
-
 def _model_facts(origin: ModelOrigin, held: Sequence[BlockHistory]) -> ModelFacts:
     wanted = {run_id for run_id, _ in origin.sources}
     used: list[tuple[BlockHistory, float]] = []
@@ -293,14 +174,6 @@ def _model_facts(origin: ModelOrigin, held: Sequence[BlockHistory]) -> ModelFact
         blocks=tuple(sorted(str(each.block) for each, _ in used)),
         largest_share=max((share for _, share in used), default=0.0),
     )
-
-
-def _days(histories: Sequence[History]) -> tuple[DayFacts, ...]:
-    days: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for history in histories:
-        for day in history.days:
-            days[day.date][day.step] += day.num_releases
-    return tuple(DayFacts(date=date, releases=dict(days[date])) for date in sorted(days))
 
 
 def _notes_on_users(held: Sequence[BlockHistory]) -> Iterator[str]:
@@ -329,13 +202,3 @@ def _scarcest_of_spans(held: Sequence[BlockHistory]) -> list[BlockHistory]:
         if each.charges:
             scarcest.setdefault(each.block.span, each)
     return list(scarcest.values())
-
-
-def _path(history: BlockHistory, runs: Sequence[RunHistory]) -> PathFacts:
-    began = {run.run_id: run.began_at for run in runs}
-    shares = accumulate(charge.held / history.budget for charge in history.charges)
-    return PathFacts(
-        block=str(history.block),
-        times=tuple(began[charge.run_id] for charge in history.charges),
-        shares=tuple(shares),
-    )

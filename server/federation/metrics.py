@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from fedpipe.errors import FedpipeError
 from fedpipe.federation import pki
 from fedpipe.federation.messages import ABSENT
-from fedpipe.pipeline import MetadataStore, RunRecord, Workspace
+from fedpipe.pipeline import MetadataReader, RunRecord, Workspace
 from server.answers import Answers, read_answers
 from server.claims import read_claim
 from server.federation.home import FederationHome
@@ -78,7 +78,7 @@ class _Runs(Collector):
         workspace = self._home.workspace()
         if not workspace.metadata_path.exists():
             return
-        runs = MetadataStore.open_existing(workspace.metadata_path).runs()
+        runs = MetadataReader.open_existing(workspace.metadata_path).runs()
         statuses = Tally[str](run.status for run in runs)
         yield _labelled(
             "runs", "Runs by status.", ("status",), [((each,), statuses[each]) for each in STATUSES]

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from fedpipe.errors import BudgetError, LedgerError
 from fedpipe.ledger import Block, Ledger, LedgerStore, ReleaseId, SignedHead, policy_for_runs
 from fedpipe.ledger.check import check_ledger
-from fedpipe.ledger.history import read_history
+from fedpipe.ledger.history_reading import read_history
 from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, Query
 from tests.races import FORK, race
 

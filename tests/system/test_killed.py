@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fedpipe.ledger import Ledger
-from fedpipe.pipeline import MetadataStore
+from fedpipe.pipeline import MetadataReader
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def fates(tmp_path_factory: pytest.TempPathFactory, shell: Any) -> Fates:
 
 
 def test_all_deaths_belong_to_one_run_that_ends_well(fates: Fates) -> None:
-    runs = MetadataStore.open_existing(fates.killed / "metadata.sqlite").runs()
+    runs = MetadataReader.open_existing(fates.killed / "metadata.sqlite").runs()
     assert [(run.run_id, run.status) for run in runs] == [(fates.found["run_id"], "COMPLETE")]
 
 
@@ -115,7 +115,7 @@ def test_the_ledger_never_undercounts_and_in_the_end_agrees(fates: Fates) -> Non
 
 
 def test_no_execution_is_left_running(fates: Fates) -> None:
-    executions = MetadataStore.open_existing(fates.killed / "metadata.sqlite").executions(
+    executions = MetadataReader.open_existing(fates.killed / "metadata.sqlite").executions(
         fates.found["run_id"]
     )
     assert {execution.state for execution in executions} <= {"COMPLETE", "FAILED"}

@@ -21,7 +21,7 @@ from ml_metadata import proto
 
 from fedpipe.ledger import Ledger
 from fedpipe.ledger.certificate import Certificate
-from fedpipe.pipeline import MetadataStore
+from fedpipe.pipeline import MetadataReader
 
 pytestmark = pytest.mark.slow
 
@@ -344,7 +344,7 @@ def test_every_artifact_has_an_execution_that_made_it(life: Life) -> None:
 
 
 def test_every_run_is_complete_with_one_claim(life: Life) -> None:
-    runs = MetadataStore.open_existing(life.workspace / "metadata.sqlite").runs()
+    runs = MetadataReader.open_existing(life.workspace / "metadata.sqlite").runs()
     assert [run.status for run in runs] == ["COMPLETE"] * 3 + ["FAILED", "COMPLETE"]
     assert [run.run_id for run in runs[:3]] == [summary["run_id"] for summary in life.summaries]
     assert all(run.claim_id == run.run_id for run in runs)

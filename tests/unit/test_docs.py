@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fedpipe.cli import app
 from fedpipe.config import load_config
-from fedpipe.config_reference import configuration_reference, undocumented_settings
+from fedpipe.config.reference import configuration_reference, undocumented_settings
 
 # How pages call fedpipe, and the arguments that each way stands for.
 STARTS = {

@@ -8,6 +8,18 @@ import pytest
 
 PUBLIC = {
     "fedpipe": ["__version__"],
+    "fedpipe.config": [
+        "AnalyzeSettings",
+        "Config",
+        "FederationSettings",
+        "MAX_SPANS",
+        "SpanSettings",
+        "ValidateSettings",
+        "config_names",
+        "find_config",
+        "load_config",
+        "parse_config",
+    ],
     "fedpipe.data": [
         "CategoricalColumn",
         "Label",
@@ -42,6 +54,7 @@ PUBLIC = {
         "Clock",
         "ExecutionRecord",
         "ExecutionState",
+        "MetadataReader",
         "MetadataStore",
         "Pipeline",
         "Progress",

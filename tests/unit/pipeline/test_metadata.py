@@ -14,7 +14,7 @@ import pytest
 from ml_metadata import proto
 
 from fedpipe.errors import ConfigError, WorkspaceError
-from fedpipe.pipeline import ArtifactFile, ArtifactRecord, MetadataStore, RunRecord, Workspace
+from fedpipe.pipeline import ArtifactFile, ArtifactRecord, MetadataReader, MetadataStore, RunRecord, Workspace
 from fedpipe.pipeline.fingerprint import Fingerprint
 
 NOON = datetime(2024, 1, 2, 12, tzinfo=timezone.utc)
@@ -75,7 +75,7 @@ def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_opening_for_reading_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="fedpipe simulate"):
-        MetadataStore.open_existing(tmp_path / "metadata.sqlite")
+        MetadataReader.open_existing(tmp_path / "metadata.sqlite")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,7 +109,7 @@ def test_runs_are_listed_oldest_first_for_another_reader(
 ) -> None:
     moment = NOON.astimezone(timezone(timedelta(hours=9)))
     metadata.create_run("a", pipeline="lifecycle", config_digest="", created_at=moment, claim_id="claim-1")
-    reader = MetadataStore.open_existing(workspace.metadata_path)
+    reader = MetadataReader.open_existing(workspace.metadata_path)
     assert [run.run_id for run in reader.runs()] == ["run-1", "a"]
     assert (reader.run("a").created_at, reader.run("a").claim_id) == ("2024-01-02T12:00:00+00:00", "claim-1")
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-import fedpipe.pipeline
 from fedpipe.errors import PipelineError
 from fedpipe.pipeline import Pipeline, Step
 
@@ -33,25 +32,6 @@ def _step(name: str, inputs: str = "", outputs: str = "", **settings: Any) -> St
 
 def _names(pipeline: Pipeline) -> list[str]:
     return [step.name for step in pipeline.steps]
-
-
-def test_public_names_are_pinned() -> None:
-    assert fedpipe.pipeline.__all__ == [
-        "ArtifactFile",
-        "ArtifactRecord",
-        "Clock",
-        "ExecutionRecord",
-        "ExecutionState",
-        "MetadataStore",
-        "Pipeline",
-        "Progress",
-        "RunRecord",
-        "RunStatus",
-        "SilentProgress",
-        "Step",
-        "Workspace",
-        "run_pipeline",
-    ]
 
 
 def test_steps_follow_those_whose_outputs_they_take() -> None:

@@ -10,7 +10,7 @@ import pytest
 from fedpipe.config import Config, parse_config
 from fedpipe.errors import BudgetError, PrivacyError
 from fedpipe.ledger import Block, Ledger, policy_for_budget, policy_for_runs
-from fedpipe.ledger.history import read_history
+from fedpipe.ledger.history_reading import read_history
 from server.budget_plan import BudgetPlan, make_budget_plan, plan_lines
 from server.planning import make_plan
 

@@ -13,7 +13,7 @@ from fedpipe.config import config_names, find_config, load_config, parse_config
 from fedpipe.errors import ConfigError
 from fedpipe.learning import TrainingSettings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = """
 name: small
 schema:

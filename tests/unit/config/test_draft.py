@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from fedpipe.config import Config, load_config
-from fedpipe.config_draft import draft_config
+from fedpipe.config.draft import draft_config
 from fedpipe.data import CategoricalColumn, NumericColumn
 from fedpipe.data.schema import TextColumn
 from fedpipe.errors import DataError
 from simulations.datasets import load_dataset
 from simulations.population import check_sources, make_population, without_absent_key
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the real data is not beside this checkout (../shared/data)"
 )

@@ -11,7 +11,7 @@ import pytest
 
 from fedpipe.errors import LedgerError
 from fedpipe.ledger import SignedHead
-from fedpipe.ledger.history import Choice, client_names, read_events, read_history
+from fedpipe.ledger.history_reading import Choice, client_names, read_events, read_history
 from fedpipe.ledger.reading import ledger_name, open_for_reading
 from fedpipe.privacy import PrivacyPlan, event_from_json
 from fedpipe.privacy.accounting import renyi_divergence

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from fedpipe.config import Config
+from fedpipe.config.settings import Config
 
 HEADER = """# Configuration
 
