@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,13 +14,12 @@ from fedpipe.cli_budget import app as budget_app
 from fedpipe.cli_client import app as client_app
 from fedpipe.cli_encrypted import app as encrypted_app
 from fedpipe.cli_federation import app as federation_app
+from fedpipe.cli_options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from fedpipe.cli_output import cell, print_rows
+from fedpipe.cli_serve import serve
 from fedpipe.entry import run_command
 from fedpipe.simulate import simulate
 from simulations.scenarios.command import app as scenario_app
-
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where everything is kept.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-DEFAULT_WORKSPACE = Path("fedpipe-workspace")
 
 app = typer.Typer(
     add_completion=False,
@@ -33,6 +32,7 @@ run_app = typer.Typer(no_args_is_help=True, help="The paper trail of runs.")
 model_app = typer.Typer(no_args_is_help=True, help="Registered model versions.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations that come with fedpipe.")
 app.command()(simulate)
+app.command()(serve)
 app.add_typer(run_app, name="run")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
@@ -63,85 +63,7 @@ def predict(
     from server.predictions import predict_file
 
     for row in predict_file(workspace, model, input_):
-        typer.echo(json.dumps(row) if json_ else ",".join(_cell(value) for value in row.values()))
-
-
-@app.command()
-def serve(
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    models: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Serve NAME/VERSION/ below it (or its own VERSION/) instead of a workspace's."),
-    ] = None,
-    model_name: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="--models holds the versions of one model: its name."),
-    ] = None,
-    model_config_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Serve what a ModelServerConfig of TensorFlow Serving lists."),
-    ] = None,
-    versions: Annotated[str, typer.Option(help="latest, latest:N, all, or versions such as 1,3.")] = "latest",
-    label: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="[MODEL:]LABEL=VERSION", help="Another name for a version. Repeatable."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    rest_port: Annotated[int, typer.Option(min=-1, max=65535, help="0: any free one; -1: no REST.")] = 8501,
-    grpc_port: Annotated[int, typer.Option(min=-1, max=65535, help="0: any free one; -1: no gRPC.")] = 8500,
-    api_key_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Answer only those with a key of this file: lines NAME:SHA256."),
-    ] = None,
-    new_api_key: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Print a fresh key and its line for the key file; serve nothing."),
-    ] = None,
-    tls_cert: Annotated[Optional[Path], typer.Option(help="PEM certificate chain.")] = None,  # noqa: UP045
-    tls_key: Annotated[Optional[Path], typer.Option(help="Its PEM key.")] = None,  # noqa: UP045
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let others reach it without TLS or without keys.")
-    ] = False,
-    max_batch_size: Annotated[
-        int, typer.Option(min=1, help="Rows up to which concurrent requests are joined; 1: never.")
-    ] = 256,
-    max_request_bytes: Annotated[int, typer.Option(min=1024, help="Of one request.")] = 64 << 20,
-    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 512,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Between looks at the disk.")] = 1.0,
-    timeout_seconds: Annotated[float, typer.Option(min=0.01, help="Until an answer.")] = 30.0,
-    client_seconds: Annotated[float, typer.Option(min=0.1, help="That a client may be idle.")] = 30.0,
-    drain_seconds: Annotated[float, typer.Option(min=0.0, help="For open requests, when stopped.")] = 30.0,
-    threads: Annotated[int, typer.Option(min=0, help="Of TensorFlow; 0: one per core.")] = 0,
-) -> None:
-    """Serve models over TensorFlow Serving's REST and gRPC interfaces."""
-    from server.prediction import command
-
-    if new_api_key is not None:
-        command.print_new_key(new_api_key)
-        return
-    command.serve(
-        workspace=workspace,
-        models=models,
-        model_name=model_name,
-        model_config_file=model_config_file,
-        versions=versions,
-        labels=label or [],
-        host=host,
-        rest_port=None if rest_port < 0 else rest_port,
-        grpc_port=None if grpc_port < 0 else grpc_port,
-        api_key_file=api_key_file,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        insecure=insecure,
-        max_batch_rows=max_batch_size,
-        max_request_bytes=max_request_bytes,
-        max_in_flight=max_in_flight,
-        poll_seconds=poll_seconds,
-        timeout_seconds=timeout_seconds,
-        client_seconds=client_seconds,
-        drain_seconds=drain_seconds,
-        num_threads=threads,
-    )
+        typer.echo(json.dumps(row) if json_ else ",".join(cell(value) for value in row.values()))
 
 
 @app.command()
@@ -149,11 +71,11 @@ def init(
     from_: Annotated[Path, typer.Option("--from", help="A file of records: CSV, JSON lines or Parquet.")],
     label: Annotated[str, typer.Option(help="The column to predict.")],
     client_column: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(help="The column that says which client holds a record; none: ten random clients."),
     ] = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Where to write the configuration. [default: NAME.yaml]", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -203,7 +125,7 @@ def run_list(workspace: WorkspaceOption = DEFAULT_WORKSPACE, json_: JsonOption =
     """List all runs, oldest first."""
     from server.paper_trail import list_runs
 
-    _show(list_runs(workspace), json_)
+    print_rows(list_runs(workspace), as_json=json_)
 
 
 @run_app.command("show")
@@ -226,7 +148,7 @@ def run_show(
         typer.echo(f"{name:<12} {value}")
     for rows in (steps, artifacts):
         typer.echo()
-        _show(rows, False)
+        print_rows(rows, as_json=False)
 
 
 @model_app.command("list")
@@ -234,7 +156,7 @@ def model_list(workspace: WorkspaceOption = DEFAULT_WORKSPACE, json_: JsonOption
     """List all registered versions, oldest first."""
     from server.paper_trail import list_models
 
-    _show(list_models(workspace), json_)
+    print_rows(list_models(workspace), as_json=json_)
 
 
 @model_app.command("show")
@@ -284,25 +206,6 @@ def config_reference() -> None:
     from fedpipe.config.reference import configuration_reference
 
     typer.echo(configuration_reference(), nl=False)
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        typer.echo("none yet")
-        return
-    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

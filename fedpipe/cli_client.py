@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
+from fedpipe.cli_options import FormatOption, JsonOption, MetricsOption, OutputOption, SpanOption
+from fedpipe.cli_output import check_format, print_values, show_report
+
 HomeOption = Annotated[
-    Optional[Path],  # noqa: UP045  typer reads it at run time on Python 3.10
+    Path | None,
     typer.Option(
         "--home", help="The node's directory. [default: the one below ~/.fedpipe]", show_default=False
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 app = typer.Typer(no_args_is_help=True, help="Take part in a federation with your own records.")
 
@@ -23,25 +24,22 @@ app = typer.Typer(no_args_is_help=True, help="Take part in a federation with you
 def enroll(
     invitation: Annotated[Path, typer.Argument(help="The file that the operator sent.")],
     home: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="Where the node keeps things. [default: ~/.fedpipe/FEDERATION]", show_default=False
         ),
     ] = None,
     store: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="Directory of the data store's ledger: name the same for every federation that uses these "
             "records. [default: the node's]",
             show_default=False,
         ),
     ] = None,
-    policy: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A site policy to begin with."),
-    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A site policy to begin with.")] = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Where to write the request. [default: NAME.request.json]", show_default=False),
     ] = None,
 ) -> None:
@@ -65,9 +63,7 @@ def enroll(
 def join(
     data: Annotated[list[str], typer.Option(help="A file, a folder or a database URL#QUERY. Repeatable.")],
     home: HomeOption = None,
-    metrics: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz on loopback.")
-    ] = "",
+    metrics: MetricsOption = "",
 ) -> None:
     """Take part until Ctrl-C or SIGTERM. The log goes to stderr and to log.jsonl."""
     from clients.join import join as serve
@@ -89,28 +85,17 @@ def status(home: HomeOption = None, json_: JsonOption = False) -> None:
         "paused": node.is_paused,
         "waiting": [each.run_id for each in node.notes() if not each.approved and not each.claimed],
     }
-    if json_:
-        typer.echo(json.dumps(values, indent=2))
-        return
-    for name, value in values.items():
-        typer.echo(f"{name:<12} {'-' if value in (None, []) else value}")
+    print_values(values, as_json=json_)
 
 
 @app.command("budget")
 def budget(
     home: HomeOption = None,
-    span: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Only records of this span. Repeatable."),
-    ] = None,
-    format_: Annotated[str, typer.Option("--format", help="text, json or html.")] = "text",
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Write it there instead of on stdout."),
-    ] = None,
+    span: SpanOption = None,
+    format_: FormatOption = "text",
+    output: OutputOption = None,
 ) -> None:
     """Say what your own ledger has spent and has left, on what, and how long it will last."""
-    from fedpipe.cli_budget import check_format, show_report
     from fedpipe.reports.budget_reading import read_report
 
     check_format(format_)

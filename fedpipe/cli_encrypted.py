@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from fedpipe.cli_options import DEFAULT_WORKSPACE, TlsCertOption, TlsKeyOption, WorkspaceOption
 from fedpipe.encrypted.command import predict
 
-DEFAULT_WORKSPACE = Path("fedpipe-workspace")
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where everything is kept.")]
 HomeOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="Where the parties' environment lives, instead of ~/.cache/fedpipe/encrypted."),
 ]
 
 DeploymentOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="Parties on the hosts of this file instead of here; see docs/encrypted.md."),
 ]
 TunnelCertOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="PEM certificate of the name 'coordinator' for the parties' hosts."),
 ]
-TunnelKeyOption = Annotated[Optional[Path], typer.Option(help="Its PEM key.")]  # noqa: UP045
+TunnelKeyOption = Annotated[Path | None, typer.Option(help="Its PEM key.")]
 TunnelAuthorityOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(help="PEM of who signed the hosts' certificates."),
 ]
 
@@ -39,8 +38,7 @@ app.command()(predict)
 def install(
     home: HomeOption = None,
     python: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A CPython 3.8, 3.9 or 3.10, instead of searching for one."),
+        Path | None, typer.Option(help="A CPython 3.8, 3.9 or 3.10, instead of searching for one.")
     ] = None,
 ) -> None:
     """Make the environment in which the three parties compute; the own one stays as it is."""
@@ -58,19 +56,18 @@ def up(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     host: Annotated[str, typer.Option(help="The address of front end and parties.")] = "127.0.0.1",
     public_host: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The name by which clients reach it, if another."),
+        str | None, typer.Option(help="The name by which clients reach it, if another.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the front end; 0: any free one.")] = 8601,
     party_ports: Annotated[
         str, typer.Option(metavar="A,A,B,B,C,C", help="Two for each party, used by turns; by default any.")
     ] = "",
     api_key_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Answer only those with a key of this file; see 'fedpipe serve --new-api-key'."),
     ] = None,
-    tls_cert: Annotated[Optional[Path], typer.Option(help="PEM certificate chain.")] = None,  # noqa: UP045
-    tls_key: Annotated[Optional[Path], typer.Option(help="Its PEM key.")] = None,  # noqa: UP045
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     operator_sees_rows: Annotated[
         bool, typer.Option("--operator-sees-rows", help="Admit that one operator runs all three parties.")
     ] = False,
@@ -94,7 +91,7 @@ def up(
     tunnel_key: TunnelKeyOption = None,
     tunnel_authority: TunnelAuthorityOption = None,
     party_authority: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="PEM of who signed the parties' certificates for clients, if not a public one."),
     ] = None,
     home: HomeOption = None,

@@ -6,12 +6,14 @@ import datetime as dt
 import json
 import signal
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
+from fedpipe.cli_options import JsonOption, MetricsOption, QuietOption, ResultJsonOption, SetOption
+from fedpipe.cli_output import print_rows, print_values
+
 DirOption = Annotated[Path, typer.Option("--dir", help="The federation's directory.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DEFAULT_DIR = Path("fedpipe-federation")
 
 app = typer.Typer(no_args_is_help=True, help="Operate a federation of real data owners.")
@@ -26,7 +28,7 @@ def init(
         str, typer.Option(metavar="HOST:PORT", help="Where to listen. [default: loopback only]")
     ] = "",
     host: Annotated[
-        Optional[list[str]],  # noqa: UP045  typer reads it at run time on Python 3.10
+        list[str] | None,
         typer.Option(help="A further name or address for the server certificate. Repeatable."),
     ] = None,
 ) -> None:
@@ -53,9 +55,7 @@ def init(
 @app.command("up")
 def up(
     directory: DirOption = DEFAULT_DIR,
-    metrics: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz on loopback.")
-    ] = "",
+    metrics: MetricsOption = "",
 ) -> None:
     """Serve the federation until Ctrl-C or SIGTERM. The log goes to stderr and to log.jsonl."""
     from server.federation.daemon import serve
@@ -68,7 +68,7 @@ def invite(
     name: Annotated[str, typer.Argument(help="The data owner's name in this federation.")],
     directory: DirOption = DEFAULT_DIR,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Where to write it. [default: NAME.invitation.json]", show_default=False),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=365, help="How long it can be used.")] = 14,
@@ -136,7 +136,7 @@ def nodes(
         for name, member in sorted(read_members(home).members.items()):
             typer.echo(f"{name}={member.ledger_key}")
         return
-    _show(list_members(home), json_)
+    print_rows(list_members(home), as_json=json_)
 
 
 @app.command("status")
@@ -144,25 +144,14 @@ def status(directory: DirOption = DEFAULT_DIR, json_: JsonOption = False) -> Non
     """Say whether the federation is up, who is connected, and how the last run stands."""
     from server.federation.status import describe
 
-    found = describe(_home(directory))
-    if json_:
-        typer.echo(json.dumps(found, indent=2))
-        return
-    for name, value in found.items():
-        typer.echo(f"{name:<12} {'-' if value is None else value}")
+    print_values(describe(_home(directory)), as_json=json_)
 
 
 @app.command("run")
 def run(
-    config: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Name of a configuration, or a YAML file."),
-    ] = None,
+    config: Annotated[str | None, typer.Option(help="Name of a configuration, or a YAML file.")] = None,
     directory: DirOption = DEFAULT_DIR,
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides a setting. Repeatable."),
-    ] = None,
+    set_: SetOption = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Fixes initial weights; never noise or sampling.")
     ] = 0,
@@ -172,8 +161,8 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the last run, or show what it came to.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    json_: ResultJsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run one full cycle over the members; the same command again goes on with an interrupted one."""
     from rich.console import Console
@@ -207,17 +196,10 @@ def run(
 def schedule(
     directory: DirOption = DEFAULT_DIR,
     config: Annotated[str, typer.Option(help="Name of a configuration, or a YAML file.")] = "",
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides a setting. Repeatable."),
-    ] = None,
-    cron: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="When to run: five cron fields, in UTC."),
-    ] = None,
+    set_: SetOption = None,
+    cron: Annotated[str | None, typer.Option(help="When to run: five cron fields, in UTC.")] = None,
     new_spans: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Or: run once so many more spans are over."),
+        int | None, typer.Option(min=1, help="Or: run once so many more spans are over.")
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Run no more by itself.")] = False,
 ) -> None:
@@ -242,19 +224,3 @@ def _home(directory: Path) -> Any:
     from server.federation.home import FederationHome
 
     return FederationHome(directory)
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        typer.echo("none yet")
-        return
-    cells = [
-        list(rows[0]),
-        *(["-" if value is None else str(value) for value in row.values()] for row in rows),
-    ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpipe.cli_options import JsonOption
+
 if TYPE_CHECKING:
     from fedpipe.ledger.verify import Anchors, Verification
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def verify(
     file: Annotated[Path, typer.Argument(help="A certificate: runs/RUN/register/certificate.json.")],
     key: Annotated[
-        Optional[list[str]],  # noqa: UP045  typer reads it at run time on Python 3.10
-        typer.Option(metavar="PUBLIC|FILE", help="The operator's public key. Repeatable."),
+        list[str] | None, typer.Option(metavar="PUBLIC|FILE", help="The operator's public key. Repeatable.")
     ] = None,
     client_key: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="NAME=PUBLIC|FILE", help="A client's public key. Repeatable."),
+        list[str] | None, typer.Option(metavar="NAME=PUBLIC|FILE", help="A client's public key. Repeatable.")
     ] = None,
     code: Annotated[bool, typer.Option("--code", help="Insist on the code that is installed here.")] = False,
     json_: JsonOption = False,

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpipe.cli_options import (
+    DEFAULT_WORKSPACE,
+    QuietOption,
+    ResultJsonOption,
+    SetOption,
+    WorkspaceOption,
+)
 from fedpipe.entry import own_packages_first, run_command
 from fedpipe.errors import ConfigError
 
@@ -20,24 +27,21 @@ DEFAULT_CONFIG = "complaints"
 
 def simulate(
     config: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(
             help=f"Name of a configuration, or a YAML file. [default: {DEFAULT_CONFIG}]", show_default=False
         ),
     ] = None,
     data: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             help="A file, a folder or a database URL#QUERY, instead of the configuration's data. Repeatable."
         ),
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("fedpipe-workspace"),
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Overrides a setting. Repeatable."),
-    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    set_: SetOption = None,
     seed: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=0,
             max=2**31 - 1,
@@ -46,7 +50,7 @@ def simulate(
         ),
     ] = None,
     engine: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="What runs the Flower apps: in-process or ray (several processors).", show_default=False
         ),
@@ -60,8 +64,8 @@ def simulate(
             "--fresh", help="Ask and pay for everything anew: no interrupted run, no earlier result."
         ),
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    json_: ResultJsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train, evaluate and deploy a model across simulated data owners, with a privacy certificate."""
     if resume and fresh:

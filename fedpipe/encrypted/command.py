@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -13,20 +13,15 @@ def predict(
     input_: Annotated[Path, typer.Option("--input", help="CSV of the rows, with a header.")],
     output: Annotated[Path, typer.Option(help="CSV of the predictions, written when all are there.")],
     key: Annotated[
-        Optional[str],  # noqa: UP045  typer reads it at run time on Python 3.10
-        typer.Option(envvar="FEDPIPE_ENCRYPTED_KEY", help="Your key, if the front end wants one."),
+        str | None, typer.Option(envvar="FEDPIPE_ENCRYPTED_KEY", help="Your key, if the front end wants one.")
     ] = None,
     authority: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="PEM certificates that vouch for front end and parties; none: the usual ones."),
     ] = None,
-    version: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Refuse answers of another version."),
-    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Refuse answers of another version.")] = None,
     certificate: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="SHA256", help="Refuse answers under another privacy certificate."),
+        str | None, typer.Option(metavar="SHA256", help="Refuse answers under another privacy certificate.")
     ] = None,
     timeout_seconds: Annotated[float, typer.Option(min=0.1, help="For each batch of rows.")] = 60.0,
 ) -> None:

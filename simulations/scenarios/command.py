@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
+
+from fedpipe.cli_options import ResultJsonOption, WorkspaceOption
 
 app = typer.Typer(no_args_is_help=True, help="Longer stories over simulated owners, unattended.")
 
@@ -18,11 +20,10 @@ def _scenarios() -> None:
 @app.command()
 def weeks(
     weeks: Annotated[
-        Optional[int],  # noqa: UP045  typer reads it at run time on Python 3.10
-        typer.Option(min=1, help="How many weeks. [default: 52]", show_default=False),
+        int | None, typer.Option(min=1, help="How many weeks. [default: 52]", show_default=False)
     ] = None,
     window: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=1,
             help="Weeks that a run uses, and runs that a block affords. [default: 4]",
@@ -30,23 +31,21 @@ def weeks(
         ),
     ] = None,
     clients: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=2, help="How many data owners. [default: 6]", show_default=False),
+        int | None, typer.Option(min=2, help="How many data owners. [default: 6]", show_default=False)
     ] = None,
     seed: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="Fixes records and initial weights. [default: 0]", show_default=False),
     ] = None,
     on_label_shift: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="warn, stop, ignore, reweight or resample.", show_default=False),
+        str | None, typer.Option(help="warn, stop, ignore, reweight or resample.", show_default=False)
     ] = None,
     story: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="A scenario of your own, in YAML. [default: a year]", show_default=False),
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("fedpipe-scenario"),
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    workspace: WorkspaceOption = Path("fedpipe-scenario"),
+    json_: ResultJsonOption = False,
 ) -> None:
     """Retrain every week for a year, with drift and mishaps; the same command goes on where it was."""
     from simulations.scenarios.settings import YEAR, load_scenario
