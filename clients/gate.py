@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from clients.home import NodeHome
+from clients.policy import NodePolicy
 from clients.sources import hold_listing
 from fedpipe.errors import DataError, FedpipeError, LedgerError
 from fedpipe.federation import Refusal, Request
@@ -88,5 +89,5 @@ class Gate:
             "source": str(self._home.listing_path(request.run_id)),
             "key": str(self._home.record_key_path),
             "ledger": str(self._home.ledger_path),
-            "policy": self._home.policy.node_policy().model_dump_json(),
+            "policy": NodePolicy.of_site(self._home.policy).model_dump_json(),
         }

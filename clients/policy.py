@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clients.site_policy import ModelType, Step
+from clients.site_policy import ModelType, SitePolicy, Step
 from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
@@ -40,6 +40,19 @@ class NodePolicy(BaseModel):
     seed: int | None = Field(
         None, description="Seed for plans with seeded randomness (tests); None refuses them."
     )
+
+    @classmethod
+    def of_site(cls, site: SitePolicy) -> NodePolicy:
+        """Returns what a real node checks each request against."""
+        return cls.model_validate(
+            {
+                "lifetime_epsilon": site.block_epsilon,
+                "lifetime_delta": site.block_delta,
+                "allowed_steps": site.allowed_steps,
+                "allowed_models": site.allowed_models,
+                "min_cohort": site.min_cohort,
+            }
+        )
 
     def check(self, terms: RunTerms) -> None:
         """Raises LedgerError when `terms` are not allowed."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedpipe.errors import ConfigError
 from fedpipe.files import write_text
-
-if TYPE_CHECKING:
-    from clients.policy import NodePolicy
 
 Step = Literal["statistics", "preprocess", "train", "analyze"]
 ModelType = Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"]
@@ -57,20 +54,6 @@ class SitePolicy(BaseModel):
         False, description="Every run waits for: fedpipe client approve RUN. It sees nothing before."
     )
     max_message_bytes: int = Field(1 << 30, ge=1 << 20, description="Of one request.")
-
-    def node_policy(self) -> NodePolicy:
-        """Returns what each request is checked against."""
-        from clients.policy import NodePolicy  # it brings accountants along
-
-        return NodePolicy.model_validate(
-            {
-                "lifetime_epsilon": self.block_epsilon,
-                "lifetime_delta": self.block_delta,
-                "allowed_steps": self.allowed_steps,
-                "allowed_models": self.allowed_models,
-                "min_cohort": self.min_cohort,
-            }
-        )
 
 
 def read_policy(path: Path) -> SitePolicy:
