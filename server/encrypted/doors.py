@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fedpipe.errors import ConfigError
 from server.encrypted.committee import PartyDoor
 from server.encrypted.options import UpOptions
+from server.listening import bind_socket
 
 _BACKLOG = 128
 
@@ -55,16 +56,4 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
       ConfigError: the address cannot be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only of sockets that name their protocol does asyncio switch Nagle's algorithm off.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"Expected to listen on {host}:{port}, found: {error.strerror}. Choose another port."
-        ) from error
-    return listener
+    return bind_socket(host, port, option="port", backlog=_BACKLOG)

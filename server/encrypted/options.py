@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedpipe.errors import ConfigError, EncryptedError
 from server.encrypted.deployment import Credentials, Deployment
+from server.listening import check_certificate
 from server.prediction.access import KeyRing
 from server.prediction.options import is_loopback
 
@@ -95,7 +95,7 @@ class UpOptions:
             raise EncryptedError(
                 "Expected --operator-sees-rows, since one operator runs all three parties and could join "
                 "their shares: give it, and every answer says so; or "
-                " run the parties on three operators' hosts."
+                "run the parties on three operators' hosts."
             )
         if (self.deployment is None) != (self.credentials is None):
             raise ConfigError(
@@ -111,7 +111,7 @@ class UpOptions:
                 "give --tls-cert, --tls-key and --api-key-file."
             )
         if self.tls is not None:
-            check_certificate(self.tls)
+            check_private_certificate(self.tls)
         if len(self.party_ports) not in (0, 6):
             raise ConfigError(f"Expected six --party-ports, two a party, found {len(self.party_ports)}.")
         return KeyRing(self.api_key_file) if self.api_key_file else None
@@ -161,14 +161,8 @@ def check_isolation() -> None:
         )
 
 
-def check_certificate(tls: tuple[str, str]) -> None:
+def check_private_certificate(tls: tuple[str, str]) -> None:
     """Raises ConfigError unless these files are a certificate and its key, which nobody else can read."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*tls, password="")
-    except OSError as error:  # of which ssl.SSLError is one
-        raise ConfigError(
-            f"Expected a PEM certificate in {tls[0]} and its unencrypted key in {tls[1]}, "
-            "found something else."
-        ) from error
+    check_certificate(*tls)
     if os.stat(tls[1]).st_mode & 0o077:
         raise ConfigError(f"Expected a key that only its owner can read, found {tls[1]}: chmod 600.")

@@ -18,7 +18,7 @@ from fedpipe.files import make_private_directory
 from server.encrypted.deployment import Credentials, Deployment, party_name
 from server.encrypted.doors import listen
 from server.encrypted.enclave import Addresses, end, spawn_enclave
-from server.encrypted.options import check_certificate, check_isolation
+from server.encrypted.options import check_isolation, check_private_certificate
 from server.encrypted.spread import port_owners, relay_settings
 from server.encrypted.tunnel import Tunnel
 
@@ -49,7 +49,7 @@ def run_party_host(options: PartyOptions, say: Callable[[str], None]) -> None:
       EncryptedError: the environment or the isolation is not to be had.
     """
     check_isolation()
-    check_certificate(options.tls)
+    check_private_certificate(options.tls)
     python = find_environment(options.home)
     make_private_directory(options.folder)
     asyncio.run(_serve(_PartyHost(options, python, say), options))

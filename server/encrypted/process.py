@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from server.encrypted.spread import SpreadCommittee
 from server.encrypted.threat_model import threat_model
 from server.encrypted.tunnel import Tunnel
 from server.encrypted.web import make_app
+from server.listening import WebServer
 from server.prediction.access import KeyRing
 from server.prediction.options import Say
 
@@ -107,45 +106,49 @@ def stop_service(path: Path) -> bool:
 async def _serve(options: UpOptions, settings: CommitteeSettings, keys: KeyRing | None, say: Say) -> None:
     tunnel = await _open_tunnel(options)
     service = Service(options, _committees(options, settings, tunnel), settings, say)
-    front_end = FrontEnd(service, keys, Rates(options.rows_per_minute))
     listener = listen(options.host, options.port)
     url = f"{'https' if options.tls else 'http'}://{options.public_name}:{listener.getsockname()[1]}"
-    raw = raw_predictor(url, options.party_authority) if options.accept_raw_rows else None
-    web = _WebServer(
-        uvicorn.Config(
-            make_app(front_end, service, raw),
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ssl_certfile=options.tls_cert,
-            ssl_keyfile=options.tls_key,
-        )
-    )
+    web = _make_web(options, service, keys, url)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     say(f"front end: {url}")
     tasks = [
         asyncio.create_task(web.serve(sockets=[listener])),
+        asyncio.create_task(stopping.wait()),
         asyncio.create_task(service.follow()),
         asyncio.create_task(_tell_state(options.state_path, url, service, keys)),
     ]
-    stop = asyncio.create_task(stopping.wait())
     try:
-        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stop}:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
             task.result()
     finally:
-        web.should_exit = True
-        for task in (stop, *tasks[1:]):
+        web.should_exit = True  # it ends by itself, once what was asked is answered
+        for task in tasks[1:]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await service.close()
         if tunnel is not None:
             await tunnel.close()
+
+
+def _make_web(options: UpOptions, service: Service, keys: KeyRing | None, url: str) -> uvicorn.Server:
+    """Returns the front end's server, which is told where to listen when it starts."""
+    front_end = FrontEnd(service, keys, Rates(options.rows_per_minute))
+    raw = raw_predictor(url, options.party_authority) if options.accept_raw_rows else None
+    config = uvicorn.Config(
+        make_app(front_end, service, raw),
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+    return WebServer(config)
 
 
 async def _open_tunnel(options: UpOptions) -> Tunnel | None:
@@ -198,11 +201,3 @@ def _started_at(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
-
-
-class _WebServer(uvicorn.Server):
-    """uvicorn, with its signals left to us: the committees must end too."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

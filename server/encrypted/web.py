@@ -19,7 +19,10 @@ from server.prediction.errors import ServingError
 _RETRY_SECONDS = 5
 _TITLE = "fedpipe encrypted prediction"
 _SUMMARY = "Tickets for predictions on secret shares. Shares go to the parties, never through here."
-_KEYS = (HTTPBearer(auto_error=False), APIKeyHeader(name="x-api-key", auto_error=False))
+_DOCUMENTED_KEYS = [
+    Security(HTTPBearer(auto_error=False)),
+    Security(APIKeyHeader(name="x-api-key", auto_error=False)),
+]
 
 
 class Refusal(BaseModel):
@@ -44,13 +47,14 @@ def make_app(front_end: FrontEnd, service: Service, raw: Predict | None = None) 
         responses={"default": {"model": Refusal, "description": "A refusal."}},
     )
     _explain_errors(app)
+    _add_health(app, service)
+    _add_service(app, front_end, service)
+    if raw is not None:
+        _add_raw_rows(app, front_end, raw)
+    return app
 
-    def client(request: Request) -> str:
-        return front_end.client(request.headers)
 
-    documented = [Security(key) for key in _KEYS]
-    known = [Depends(client), *documented]
-
+def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Answers as long as the process lives."""
@@ -62,29 +66,40 @@ def make_app(front_end: FrontEnd, service: Service, raw: Predict | None = None) 
         ready = service.active is not None
         return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
+
+def _add_service(app: FastAPI, front_end: FrontEnd, service: Service) -> None:
+    known = _known_clients(front_end)
+
     @app.get("/v1/model", dependencies=known)
     async def model() -> dict[str, Any]:
         """Returns the model card: what answers, how to encode a row for it, and who could see rows."""
         return front_end.active().card
 
-    @app.post("/v1/requests", dependencies=documented)
+    @app.post("/v1/requests", dependencies=_DOCUMENTED_KEYS)
     async def ticket(request: Request, wanted: TicketRequest) -> TicketAnswer:
         """Returns leave for one request: an id that works once, until its deadline, at three parties."""
-        return front_end.ticket(client(request), wanted)
+        return front_end.ticket(front_end.client(request.headers), wanted)
 
     @app.get("/v1/status", dependencies=known)
     async def status() -> dict[str, Any]:
         """Returns what is served or why nothing is, counters, and the threat model."""
         return service.describe()
 
-    if raw is not None:
 
-        @app.post("/v1/predict", dependencies=known)
-        async def predict(request: Request, rows: RawRows) -> RawAnswer:
-            """Answers rows in the clear, which this front end then sees: it does what a client would."""
-            return await raw(rows, sent_key(request.headers))
+def _add_raw_rows(app: FastAPI, front_end: FrontEnd, raw: Predict) -> None:
+    @app.post("/v1/predict", dependencies=_known_clients(front_end))
+    async def predict(request: Request, rows: RawRows) -> RawAnswer:
+        """Answers rows in the clear, which this front end then sees: it does what a client would."""
+        return await raw(rows, sent_key(request.headers))
 
-    return app
+
+def _known_clients(front_end: FrontEnd) -> list[Any]:
+    """Returns what refuses a request without a key that is known, and documents how one is sent."""
+
+    async def client(request: Request) -> str:
+        return front_end.client(request.headers)
+
+    return [Depends(client), *_DOCUMENTED_KEYS]
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import logging
 import signal
 import socket
-import ssl
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from fedpipe.errors import ConfigError
+from server.listening import WebServer, bind_socket, check_certificate
 from server.prediction.access import KeyRing
 from server.prediction.greeting import greeting
 from server.prediction.grpc_service import ModelServicer, PredictionServicer
@@ -47,7 +45,8 @@ def run_server(options: ServeOptions, say: Say) -> None:
       ConfigError: the options do not go together, or a port is taken.
     """
     keys = options.check()
-    _check_certificate(options)
+    if options.tls_cert is not None and options.tls_key is not None:
+        check_certificate(options.tls_cert, options.tls_key)
     sys.setswitchinterval(_SWITCH_SECONDS)
     # TensorFlow's modules are 400,000 objects, which a collection looked at for half a second each time.
     gc.collect()
@@ -112,7 +111,7 @@ class _Server:
         options = self.options
         if options.rest_port is None:
             return None, None
-        bound = _bind(options.host, options.rest_port)
+        bound = bind_socket(options.host, options.rest_port, option="--rest-port")
         config = uvicorn.Config(
             WebApp(service, self.is_ready),
             lifespan="off",
@@ -130,7 +129,7 @@ class _Server:
         )
         config.load()
         config.http_protocol_class = bounded_protocol(config.http_protocol_class, options.client_seconds)
-        return _WebServer(config), bound
+        return WebServer(config), bound
 
     async def _start_grpc(self, service: PredictionService) -> tuple[Any, int] | None:
         options = self.options
@@ -188,43 +187,6 @@ class _Server:
             await rpc.stop(self.options.drain_seconds)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.repository.close()
-
-
-class _WebServer(uvicorn.Server):
-    """uvicorn, with its signals left to us: gRPC and the models must stop too."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _check_certificate(options: ServeOptions) -> None:
-    if options.tls_cert is None or options.tls_key is None:
-        return
-    try:
-        # An encrypted key would otherwise ask the terminal for its password.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(options.tls_cert, options.tls_key, password="")
-    except OSError as error:  # of which ssl.SSLError is one
-        raise ConfigError(
-            f"Expected a PEM certificate in {options.tls_cert} and its unencrypted key in "
-            f"{options.tls_key}, found something else."
-        ) from error
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only of sockets that name their protocol does asyncio switch Nagle's algorithm off.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise ConfigError(
-            f"Expected to listen on {host}:{port}, found: {error.strerror}. Choose another --rest-port."
-        ) from error
-    return bound
 
 
 def _add_grpc_port(server: Any, options: ServeOptions) -> int:

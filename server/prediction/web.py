@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
@@ -36,11 +36,13 @@ def make_operations(service: PredictionService, is_ready: Callable[[], bool]) ->
     """Returns what operators ask: /healthz and /readyz without a key, the rest with one."""
     # Its own pages would load scripts from elsewhere, and its own document would not know /v1/.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    _explain_errors(app)
+    _add_health(app, is_ready)
+    _add_figures(app, service)
+    return app
 
-    def check(request: Request) -> None:
-        if service.keys is not None:
-            service.keys.check(request.headers)
 
+def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(ServingError)
     async def refused(request: Request, error: ServingError) -> Response:
         headers = {"www-authenticate": "Bearer"} if error.http_status == 401 else None
@@ -50,6 +52,8 @@ def make_operations(service: PredictionService, is_ready: Callable[[], bool]) ->
     async def misdirected(request: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
+
+def _add_health(app: FastAPI, is_ready: Callable[[], bool]) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
@@ -59,18 +63,22 @@ def make_operations(service: PredictionService, is_ready: Callable[[], bool]) ->
         ready = is_ready()
         return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
-    @app.get("/metrics")
-    @app.get("/monitoring/prometheus/metrics")
-    async def metrics(request: Request) -> Response:
-        check(request)
+
+def _add_figures(app: FastAPI, service: PredictionService) -> None:
+    async def check(request: Request) -> None:
+        if service.keys is not None:
+            service.keys.check(request.headers)
+
+    known = [Depends(check)]
+
+    @app.get("/metrics", dependencies=known)
+    @app.get("/monitoring/prometheus/metrics", dependencies=known)
+    async def metrics() -> Response:
         return PlainTextResponse(service.metrics.render(service.models), media_type=CONTENT_TYPE)
 
-    @app.get("/openapi.json")
-    async def openapi(request: Request) -> dict[str, Any]:
-        check(request)
+    @app.get("/openapi.json", dependencies=known)
+    async def openapi() -> dict[str, Any]:
         return openapi_document(service.models, with_keys=service.keys is not None)
-
-    return app
 
 
 def bounded_protocol(base: type[Any], seconds: float) -> type[Any]:
