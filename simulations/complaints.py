@@ -20,6 +20,8 @@ About one in five is disputed. A pooled logistic regression reaches an AUC betwe
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -44,7 +46,11 @@ CHANNELS = ("Web", "Referral", "Phone", "Postal mail", "Fax")
 CHANNEL_WEIGHTS = np.array([0.62, 0.2, 0.09, 0.07, 0.02])
 CHANNEL_EFFECTS = np.array([0.2, -0.1, -0.1, 0.0, 0.0])
 
+TAGS = ("", "Older American", "Servicemember")
+TAG_WEIGHTS = np.array([0.86, 0.08, 0.06])
+
 Effects = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 
 def synthetic_complaints(num_complaints: int = NUM_COMPLAINTS, *, seed: int = 2014) -> pd.DataFrame:
@@ -69,18 +75,42 @@ def synthetic_complaints(num_complaints: int = NUM_COMPLAINTS, *, seed: int = 20
         + 0.85 * frustration
     )
     disputed = generator.random(num_complaints) < 1 / (1 + np.exp(-log_odds))
-    return _table(
-        generator, company, day, product, issue, response, timely, channel, state, frustration, disputed
+    drawn = _Drawn(
+        company=company,
+        day=day,
+        product=product,
+        issue=issue,
+        response=response,
+        timely=timely,
+        channel=channel,
+        state=state,
+        frustration=frustration,
+        disputed=disputed,
     )
+    return _table(generator, drawn)
 
 
-def _choose(generator: np.random.Generator, weights: Effects, size: int) -> NDArray[np.int64]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Drawn:
+    """What was drawn for every complaint, each (n,): places in lists, and numbers."""
+
+    company: Places
+    day: Places
+    product: Places
+    issue: Places
+    response: Places
+    timely: NDArray[np.bool_]
+    channel: Places
+    state: Places
+    frustration: Effects
+    disputed: NDArray[np.bool_]
+
+
+def _choose(generator: np.random.Generator, weights: Effects, size: int) -> Places:
     return generator.choice(len(weights), size=size, p=weights / weights.sum())
 
 
-def _subjects(
-    generator: np.random.Generator, company: NDArray[np.int64], day: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Effects]:
+def _subjects(generator: np.random.Generator, company: Places, day: Places) -> tuple[Places, Places, Effects]:
     """Returns product, issue within it, and the issue's effect on the log-odds, each (n,)."""
     names = list(PRODUCTS)
     mixes = generator.dirichlet(np.full(len(names), 0.8), size=len(COMPANIES)) + 0.02
@@ -96,8 +126,8 @@ def _subjects(
 
 
 def _responses(
-    generator: np.random.Generator, company: NDArray[np.int64], product: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    generator: np.random.Generator, company: Places, product: Places
+) -> tuple[Places, NDArray[np.bool_]]:
     """Returns the kind of response and whether it was timely, each (n,)."""
     generosity = generator.normal(0, 0.5, len(COMPANIES))[company] + 0.3 * (product % 3 == 0)
     scores = np.stack(
@@ -107,68 +137,57 @@ def _responses(
     return (scores + gumbel).argmax(axis=0), generator.random(len(company)) < 0.97
 
 
-def _table(
-    generator: np.random.Generator,
-    company: NDArray[np.int64],
-    day: NDArray[np.int64],
-    product: NDArray[np.int64],
-    issue: NDArray[np.int64],
-    response: NDArray[np.int64],
-    timely: NDArray[np.bool_],
-    channel: NDArray[np.int64],
-    state: NDArray[np.int64],
-    frustration: Effects,
-    disputed: NDArray[np.bool_],
-) -> pd.DataFrame:
-    size = len(company)
-    names = list(PRODUCTS)
+def _table(generator: np.random.Generator, drawn: _Drawn) -> pd.DataFrame:
+    """Returns the columns of an export. The draws go on in a fixed order: other orders, other complaints."""
+    size = len(drawn.company)
     consented = generator.random(size) < NARRATIVE_PROBABILITY
-    dates = [FIRST_DAY + dt.timedelta(days=int(number)) for number in day]
-    sent = [
-        date + dt.timedelta(days=int(wait))
-        for date, wait in zip(dates, generator.poisson(2, size), strict=True)
-    ]
-    tags = np.array(["", "Older American", "Servicemember"])[
-        _choose(generator, np.array([0.86, 0.08, 0.06]), size)
-    ]
+    received = [FIRST_DAY + dt.timedelta(days=int(number)) for number in drawn.day]
+    waits = generator.poisson(2, size)
+    tags = np.array(TAGS)[_choose(generator, TAG_WEIGHTS, size)]
+    narratives = _narratives(generator, consented, drawn)
+    zips = generator.integers(10, 999, size)
     return pd.DataFrame(
         {
-            "date_received": [date.isoformat() for date in dates],
-            "product": [names[index] for index in product],
-            "sub_product": [
-                PRODUCTS[names[p]][0][i % len(PRODUCTS[names[p]][0])]
-                for p, i in zip(product, issue, strict=True)
-            ],
-            "issue": [PRODUCTS[names[p]][1][i] for p, i in zip(product, issue, strict=True)],
-            "sub_issue": "",
-            "consumer_complaint_narrative": _narratives(generator, consented, product, issue, frustration),
+            "date_received": [date.isoformat() for date in received],
+            **_subject_columns(drawn),
+            "consumer_complaint_narrative": narratives,
             "company_public_response": "",
-            "company": [COMPANIES[index] for index in company],
-            "state": [list(STATES)[index] for index in state],
-            "zip_code": [f"{number:03d}XX" for number in generator.integers(10, 999, size)],
+            "company": [COMPANIES[index] for index in drawn.company],
+            "state": [list(STATES)[index] for index in drawn.state],
+            "zip_code": [f"{number:03d}XX" for number in zips],
             "tags": tags,
             "consumer_consent_provided": np.where(consented, "Consent provided", "Consent not provided"),
-            "submitted_via": [CHANNELS[index] for index in channel],
-            "date_sent_to_company": [date.isoformat() for date in sent],
-            "company_response_to_consumer": [RESPONSES[index] for index in response],
-            "timely_response": np.where(timely, "Yes", "No"),
-            "consumer_disputed": np.where(disputed, "Yes", "No"),
+            "submitted_via": [CHANNELS[index] for index in drawn.channel],
+            "date_sent_to_company": _later(received, waits),
+            "company_response_to_consumer": [RESPONSES[index] for index in drawn.response],
+            "timely_response": np.where(drawn.timely, "Yes", "No"),
+            "consumer_disputed": np.where(drawn.disputed, "Yes", "No"),
             "complaint_id": [str(1_000_000 + number) for number in range(size)],
         }
     )
 
 
-def _narratives(
-    generator: np.random.Generator,
-    written: NDArray[np.bool_],
-    product: NDArray[np.int64],
-    issue: NDArray[np.int64],
-    frustration: Effects,
-) -> list[str]:
+def _subject_columns(drawn: _Drawn) -> dict[str, list[str] | str]:
     names = list(PRODUCTS)
-    heat = 1 / (1 + np.exp(-1.5 * frustration))
+    products = [names[index] for index in drawn.product]
+    subjects = [(*PRODUCTS[name], issue) for name, issue in zip(products, drawn.issue, strict=True)]
+    return {
+        "product": products,
+        "sub_product": [parts[issue % len(parts)] for parts, _, issue in subjects],
+        "issue": [issues[issue] for _, issues, issue in subjects],
+        "sub_issue": "",
+    }
+
+
+def _later(dates: Sequence[dt.date], days: Places) -> list[str]:
+    return [(date + dt.timedelta(days=int(wait))).isoformat() for date, wait in zip(dates, days, strict=True)]
+
+
+def _narratives(generator: np.random.Generator, written: NDArray[np.bool_], drawn: _Drawn) -> list[str]:
+    names = list(PRODUCTS)
+    heat = 1 / (1 + np.exp(-1.5 * drawn.frustration))
     return [
-        _narrative(generator, names[product[row]], issue[row], heat[row]) if written[row] else ""
+        _narrative(generator, names[drawn.product[row]], drawn.issue[row], heat[row]) if written[row] else ""
         for row in range(len(written))
     ]
 
