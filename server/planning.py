@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date
 from functools import lru_cache
 
-from fedpipe.config import Config, SpanSettings
+from fedpipe.config import Config
 from fedpipe.data.profile import profiled_columns
-from fedpipe.data.spans import newest_spans, spans_ending
-from fedpipe.errors import ConfigError
 from fedpipe.federation.terms import RunTerms
 from fedpipe.learning.score_histograms import num_histograms
 from fedpipe.privacy import Demand, PrivacyPlan, Shares, calibrate
@@ -26,26 +23,6 @@ def make_terms(config: Config) -> RunTerms:
         training=config.training,
         plan=make_plan(config),
     )
-
-
-def with_spans_of_today(config: Config, today: date) -> Config:
-    """Returns `config` with its spans named by the clock: the newest ones that are over.
-
-    A coordinator observes no dates of records; without `spans.until`, the day decides.
-
-    Raises:
-      ConfigError: there is a time column, and `spans` does not say how many spans to use.
-    """
-    time, spans = config.data_schema.time, config.spans
-    if time is None or spans.names is not None:
-        return config
-    if spans.last is None:
-        raise ConfigError("Expected spans.last or spans.names for a federation, found neither: set one.")
-    if spans.until is not None:
-        names = newest_spans(spans.until, spans.last)
-    else:
-        names = spans_ending(today, time.window, spans.last)
-    return config.model_copy(update={"spans": SpanSettings(last=None, until=None, names=names)})
 
 
 def make_plan(config: Config) -> PrivacyPlan:

@@ -1,6 +1,6 @@
 """Which spans a simulated run uses: the operator is the simulator, who sees all records.
 
-A real coordinator observes no dates; see `server.planning.with_spans_of_today`.
+A real coordinator observes no dates; see `server.federation.spans.with_spans`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from fedpipe.config import Config, parse_config
 from fedpipe.errors import ConfigError
 from fedpipe.privacy import DpSgd, NoisyHistograms
-from server.planning import make_plan, make_terms, with_spans_of_today
+from server.planning import make_plan, make_terms
 
 
 def config(**changes: Any) -> Config:
@@ -76,25 +75,3 @@ def test_terms_name_the_spans_of_the_run() -> None:
 def test_spans_that_nobody_named_are_no_terms() -> None:
     with pytest.raises(ConfigError, match=r"spans\.names"):
         make_terms(dated(last=2))
-
-
-@pytest.mark.parametrize(
-    ("spans", "expected"),
-    [
-        ({"last": 2}, ("2025-Q4", "2026-Q1")),
-        ({"last": 1, "until": "2024-Q2"}, ("2024-Q2",)),
-        ({"names": ["2020-Q1"]}, ("2020-Q1",)),
-    ],
-    ids=str,
-)
-def test_a_coordinator_names_spans_by_the_clock(spans: dict[str, Any], expected: tuple[str, ...]) -> None:
-    """The quarter of today is still filling."""
-    found = with_spans_of_today(dated(**spans), date(2026, 5, 5))
-    assert found.run_spans == expected
-    assert with_spans_of_today(found, date(2027, 1, 1)) == found
-
-
-def test_a_coordinator_without_a_number_of_spans_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"spans\.last"):
-        with_spans_of_today(dated(), date(2026, 5, 5))
-    assert with_spans_of_today(config(), date(2026, 5, 5)) == config()

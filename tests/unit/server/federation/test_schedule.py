@@ -85,6 +85,8 @@ def test_the_clock_names_the_spans_of_a_run() -> None:
     assert with_spans(config, dt.date(2026, 5, 4)).run_spans == ("2026-03", "2026-04")
     until = config.model_copy(update={"spans": config.spans.model_copy(update={"until": "2025-12"})})
     assert with_spans(until, dt.date(2026, 5, 4)).run_spans == ("2025-11", "2025-12")
+    named = with_spans(config, dt.date(2026, 5, 4))
+    assert with_spans(named, dt.date(2027, 1, 1)) == named
 
 
 def test_the_number_of_spans_must_be_said() -> None:
