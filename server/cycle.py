@@ -84,125 +84,133 @@ class Surroundings:
 
 def make_pipeline(around: Surroundings) -> Pipeline:
     """Returns the steps, bound to what they need besides artifacts."""
-    return Pipeline([*_data_steps(around), *_model_steps(around), *_delivery_steps(around)])
+    makers = (_ingest, _statistics, _validate, _preprocess, _train, _analyze, _register, _deploy)
+    return Pipeline([make(around) for make in makers])
 
 
-def _data_steps(around: Surroundings) -> list[Step]:
-    asker, validation = around.asker, around.config.validation
-    reference = statistics_before(asker.terms, around.metadata, around.workspace, pipeline=around.config.name)
-    return [
-        Step(
-            name="ingest",
-            function=partial(ingest, asker=asker),
-            inputs=(),
-            outputs={"spans": artifacts.Spans},
-            settings=around.reading(),
-            cacheable=False,
-        ),
-        Step(
-            name="statistics",
-            function=partial(gather_statistics, asker=asker),
-            inputs=("spans",),
-            outputs={"statistics": artifacts.Statistics},
-            settings=around.reading() | around.release("statistics"),
-        ),
-        Step(
-            name="validate",
-            function=partial(
-                validate, schema=asker.terms.data_schema, settings=validation, reference=reference
-            ),
-            inputs=("statistics",),
-            outputs={"anomalies": artifacts.Anomalies, "balance": Balance},
-            settings=around.reading()
-            | {
-                "validation": validation.model_dump(mode="json"),
-                "reference": reference.model_dump(mode="json") if reference else None,
-            },
-        ),
-        Step(
-            name="preprocess",
-            function=partial(preprocess, asker=asker),
-            inputs=("spans", "statistics"),
-            outputs={"transform": Transform},
-            settings=around.reading()
-            | around.release("preprocess")
-            | {"preprocess": asker.terms.preprocess.model_dump(mode="json")},
-        ),
-    ]
+def _ingest(around: Surroundings) -> Step:
+    return Step(
+        name="ingest",
+        function=partial(ingest, asker=around.asker),
+        inputs=(),
+        outputs={"spans": artifacts.Spans},
+        settings=around.reading(),
+        cacheable=False,
+    )
 
 
-def _model_steps(around: Surroundings) -> list[Step]:
-    asker, seed, settings = around.asker, around.seed, around.config.analyze
-    terms = asker.terms
+def _statistics(around: Surroundings) -> Step:
+    return Step(
+        name="statistics",
+        function=partial(gather_statistics, asker=around.asker),
+        inputs=("spans",),
+        outputs={"statistics": artifacts.Statistics},
+        settings=around.reading() | around.release("statistics"),
+    )
+
+
+def _validate(around: Surroundings) -> Step:
+    terms, settings = around.asker.terms, around.config.validation
+    reference = statistics_before(terms, around.metadata, around.workspace, pipeline=around.config.name)
+    return Step(
+        name="validate",
+        function=partial(validate, schema=terms.data_schema, settings=settings, reference=reference),
+        inputs=("statistics",),
+        outputs={"anomalies": artifacts.Anomalies, "balance": Balance},
+        settings=around.reading()
+        | {
+            "validation": settings.model_dump(mode="json"),
+            "reference": reference.model_dump(mode="json") if reference else None,
+        },
+    )
+
+
+def _preprocess(around: Surroundings) -> Step:
+    return Step(
+        name="preprocess",
+        function=partial(preprocess, asker=around.asker),
+        inputs=("spans", "statistics"),
+        outputs={"transform": Transform},
+        settings=around.reading()
+        | around.release("preprocess")
+        | {"preprocess": around.asker.terms.preprocess.model_dump(mode="json")},
+    )
+
+
+def _train(around: Surroundings) -> Step:
+    terms = around.asker.terms
+    return Step(
+        name="train",
+        function=partial(
+            train,
+            asker=around.asker,
+            seed=around.seed,
+            on_round=partial(around.progress.step_progress, "train"),
+            on_note=around.progress.note,
+        ),
+        inputs=("spans", "statistics", "transform", "balance"),
+        outputs={"model": artifacts.Model},
+        scratch=(CHECKPOINT,),
+        settings=around.reading()
+        | around.release("train")
+        | {
+            "seed": around.seed,
+            "model": terms.model.model_dump(mode="json", exclude={"name"}),  # only `register` uses it
+            "builder": builder_digest(terms.model.builder) if terms.model.builder else None,
+            "training": terms.training.model_dump(mode="json", exclude=OPERATIONAL),
+        },
+    )
+
+
+def _analyze(around: Surroundings) -> Step:
+    settings = around.config.analyze
     unused = set() if settings.slices else {"slice_bins"}
-    return [
-        Step(
-            name="train",
-            function=partial(
-                train,
-                asker=asker,
-                seed=seed,
-                on_round=partial(around.progress.step_progress, "train"),
-                on_note=around.progress.note,
-            ),
-            inputs=("spans", "statistics", "transform", "balance"),
-            outputs={"model": artifacts.Model},
-            scratch=(CHECKPOINT,),
-            settings=around.reading()
-            | around.release("train")
-            | {
-                "seed": seed,
-                "model": terms.model.model_dump(mode="json", exclude={"name"}),  # only `register` uses it
-                "builder": builder_digest(terms.model.builder) if terms.model.builder else None,
-                "training": terms.training.model_dump(mode="json", exclude=OPERATIONAL),
-            },
+    return Step(
+        name="analyze",
+        function=partial(
+            analyze,
+            asker=around.asker,
+            settings=settings,
+            weights_directory=around.weights_directory,
+            seed=around.seed,
         ),
-        Step(
-            name="analyze",
-            function=partial(
-                analyze,
-                asker=asker,
-                settings=settings,
-                weights_directory=around.weights_directory,
-                seed=seed,
-            ),
-            inputs=("spans", "statistics", "transform", "model"),
-            outputs={"evaluation": artifacts.Evaluation},
-            settings=around.reading()
-            | around.release("analyze")
-            | {"seed": seed, "analyze": settings.model_dump(mode="json", exclude=unused)},
-        ),
-    ]
+        inputs=("spans", "statistics", "transform", "model"),
+        outputs={"evaluation": artifacts.Evaluation},
+        settings=around.reading()
+        | around.release("analyze")
+        | {"seed": around.seed, "analyze": settings.model_dump(mode="json", exclude=unused)},
+    )
 
 
-def _delivery_steps(around: Surroundings) -> list[Step]:
-    plan = around.asker.terms.plan.model_dump(mode="json")
-    return [
-        Step(
-            name="register",
-            function=partial(
-                register,
-                asker=around.asker,
-                next_version=partial(next_version, around.metadata, around.workspace),
-                made_by=partial(_made_by, around.metadata, around.asker.run_id),
-                key=partial(operator_key, around.workspace, around.signing_key),
-                clock=around.clock,
-            ),
-            inputs=("spans", "transform", "model", "evaluation"),
-            outputs={"model_version": artifacts.ModelVersion},
-            settings={"plan": plan, "model": around.asker.terms.model.name},
+def _register(around: Surroundings) -> Step:
+    terms = around.asker.terms
+    return Step(
+        name="register",
+        function=partial(
+            register,
+            asker=around.asker,
+            next_version=partial(next_version, around.metadata, around.workspace),
+            made_by=partial(_made_by, around.metadata, around.asker.run_id),
+            key=partial(operator_key, around.workspace, around.signing_key),
+            clock=around.clock,
         ),
-        Step(
-            name="deploy",
-            function=partial(
-                deploy, models_dir=around.workspace.models_dir, weights_directory=around.weights_directory
-            ),
-            inputs=("model", "model_version"),
-            outputs={"pushed_model": artifacts.PushedModel},
-            settings={},
-            still_holds=partial(_is_served, around.workspace),
+        inputs=("spans", "transform", "model", "evaluation"),
+        outputs={"model_version": artifacts.ModelVersion},
+        settings={"plan": terms.plan.model_dump(mode="json"), "model": terms.model.name},
+    )
+
+
+def _deploy(around: Surroundings) -> Step:
+    return Step(
+        name="deploy",
+        function=partial(
+            deploy, models_dir=around.workspace.models_dir, weights_directory=around.weights_directory
         ),
-    ]
+        inputs=("model", "model_version"),
+        outputs={"pushed_model": artifacts.PushedModel},
+        settings={},
+        still_holds=partial(_is_served, around.workspace),
+    )
 
 
 def _made_by(metadata: MetadataReader, run_id: str) -> dict[str, str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from fedpipe.reports import wording
 from fedpipe.reports.budget_facts import BudgetReport
 from fedpipe.reports.budget_plots import as_script, plots, short_names
+from fedpipe.reports.templates import make_environment
 
 TEMPLATE = "budget_report.html.j2"
 MOST_ROWS, MOST_BLOCKS = 25, 20
@@ -95,20 +96,13 @@ def versions(names: Sequence[str]) -> str:
     )
 
 
-def _joined(items: Sequence[str], most: int = 4) -> str:
+def joined(items: Sequence[str], most: int = 4) -> str:
+    """Returns a list in words, cut short after `most`."""
     return wording.listing(items, most=most)
 
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fedpipe", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return make_environment(
+        joined, share, versions, wording.count, wording.plural, wording.power_of_ten, wording.round_up
     )
-    for function in (share, versions, wording.count, wording.plural, wording.power_of_ten, wording.round_up):
-        environment.filters[function.__name__] = function
-    environment.filters["joined"] = _joined
-    return environment

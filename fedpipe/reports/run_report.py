@@ -6,12 +6,13 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from fedpipe.ledger.certificate import PrivacyStatement
 from fedpipe.reports import charts, comparison, costs, learning, quality, spans, tables, wording
 from fedpipe.reports.evidence import RunEvidence
 from fedpipe.reports.summary import RunSummary
+from fedpipe.reports.templates import make_environment
 
 TEMPLATE = "run_report.html.j2"
 _SAID_BY_BANNERS = ("NOT PRIVATE", "Seeded randomness", "By its private estimate")
@@ -60,14 +61,7 @@ def guarantee(privacy: PrivacyStatement) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fedpipe", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (
+    return make_environment(
         wording.count,
         wording.duration,
         wording.figure,
@@ -75,9 +69,7 @@ def _environment() -> Environment:
         wording.plural,
         wording.power_of_ten,
         wording.round_up,
-    ):
-        environment.filters[function.__name__] = function
-    return environment
+    )
 
 
 def _warnings(summary: RunSummary) -> list[str]:

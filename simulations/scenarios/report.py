@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from fedpipe.reports import wording
 from fedpipe.reports.charts import Tick
+from fedpipe.reports.templates import make_environment
 from simulations.scenarios.outcomes import Week
 from simulations.scenarios.replay import Account, Verdict
 from simulations.scenarios.settings import Scenario
@@ -105,16 +106,8 @@ def render_story(scenario: Scenario, weeks: Sequence[Week], verdict: Verdict) ->
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("simulations", "scenarios"), PackageLoader("fedpipe", "reports")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (wording.figure, wording.percent, wording.plural, wording.count):
-        environment.filters[function.__name__] = function
-    return environment
+    filters = (wording.figure, wording.percent, wording.plural, wording.count)
+    return make_environment(*filters, folder=("simulations", "scenarios"))
 
 
 def _auc_chart(weeks: Sequence[Week]) -> Chart:

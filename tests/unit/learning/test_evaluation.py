@@ -17,23 +17,10 @@ from fedpipe.learning.binned_metrics import METRIC_NAMES, denoise, project_to_si
 from fedpipe.learning.evaluation import Estimate, Metrics, better_than_chance, estimate_metrics
 from fedpipe.learning.exact_metrics import exact_metrics
 from fedpipe.learning.score_histograms import ScoreBins, score_histograms
+from tests.scores import binary_records, class_records
 
 Array = NDArray[Any]
 Histograms = Mapping[str, NDArray[np.int64]]
-
-
-def binary_records(size: int, separation: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Calibrated scores of two normal classes: AUC is Phi(separation / sqrt 2)."""
-    labels = rng.integers(2, size=size)
-    values = rng.normal(size=size) + separation * (labels - 0.5)
-    return 1 / (1 + np.exp(-separation * values)), labels
-
-
-def class_records(size: int, classes: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    labels = rng.integers(classes, size=size)
-    logits = 2 * (rng.normal(size=(size, classes)) + 2 * np.eye(classes)[labels])
-    odds = np.exp(logits)
-    return odds / odds.sum(axis=1, keepdims=True), labels
 
 
 def add_noise(
