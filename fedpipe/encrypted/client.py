@@ -237,10 +237,9 @@ def check_inputs(card: ModelCard, inputs: NDArray[Any]) -> None:
         raise EncryptedError(
             f"Expected numbers of shape (rows, {width}), found {inputs.dtype} {inputs.shape}."
         )
-    lower, upper = card.transform.bounds()
-    slack = 1e-6 * np.maximum(np.abs(lower), np.abs(upper))  # of float32
+    lower, upper = card.transform.rounded_bounds()
     # Written so that NaN is refused as well.
-    refused = np.argwhere(~((inputs >= lower - slack) & (inputs <= upper + slack)))
+    refused = np.argwhere(~((inputs >= lower) & (inputs <= upper)))
     if len(refused):
         row, column = refused[0]
         raise EncryptedError(

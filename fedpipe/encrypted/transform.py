@@ -22,6 +22,7 @@ from fedpipe.errors import EncryptedError
 VERSION = 1
 MAX_WIDTH = 1 << 22  # what a hostile specification may make us allocate for each row
 MAX_NGRAMS = 8
+_ROUNDING = 1e-6  # of float32 inputs, relative
 
 Inputs = NDArray[np.float32]
 Cells = Sequence[str]
@@ -87,6 +88,15 @@ class PublishedTransform:
         widths = [feature.width for feature in self.features]
         lower, upper = np.array([(feature.lower, feature.upper) for feature in self.features]).T
         return np.repeat(lower, widths), np.repeat(upper, widths)
+
+    def rounded_bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns `bounds` with room for the rounding of float32 inputs.
+
+        Operators prove for these, and clients check against them, that no product on shares overflows.
+        """
+        lower, upper = self.bounds()
+        slack = _ROUNDING * np.maximum(np.abs(lower), np.abs(upper))
+        return lower - slack, upper + slack
 
 
 def read_transform(specification: object) -> PublishedTransform:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpipe.encrypted.card import FIXED_POINT
 from fedpipe.encrypted.dense import Builder, DensePart
@@ -19,7 +20,6 @@ from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.tensorflow_runtime import tf
 from server.artifacts import ModelVersion
 
-_ROUNDING = 1e-6  # of float32 inputs, relative
 _REVEALS = (
     "This description is public. Its transform tells the columns, declared ranges, noisy means and "
     "deviations, vocabularies and kept hash buckets that a client needs to encode a row: declared public "
@@ -62,7 +62,7 @@ def dense_part(definition: ModelDefinition, model: Any) -> DensePart:
 
 def describe_version(version: ModelVersion, part: DensePart) -> dict[str, Any]:
     """Returns the model's members of the model card, as JSON; the service adds its own."""
-    lower, upper = read_transform(version.transform.model_dump(mode="json")).bounds()
+    lower, upper = _input_bounds(version)
     largest = float(np.maximum(np.abs(lower), np.abs(upper)).max())
     return {
         "model": version.name,
@@ -81,7 +81,7 @@ def describe_version(version: ModelVersion, part: DensePart) -> dict[str, Any]:
         "class_names": list(version.class_names),
         "fixed_point": dict(FIXED_POINT),
         "limits": {
-            "max_magnitude": largest * (1 + _ROUNDING),
+            "max_magnitude": largest,
             "max_output": _largest_logit(version, part),
         },
         "reveals": _REVEALS,
@@ -97,9 +97,11 @@ def _check_type(definition: ModelDefinition) -> None:
 
 
 def _largest_logit(version: ModelVersion, part: DensePart) -> float:
-    lower, upper = read_transform(version.transform.model_dump(mode="json")).bounds()
-    slack = _ROUNDING * np.maximum(np.abs(lower), np.abs(upper))
-    return bound_logits(part, lower - slack, upper + slack)
+    return bound_logits(part, *_input_bounds(version))
+
+
+def _input_bounds(version: ModelVersion) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return read_transform(version.transform.model_dump(mode="json")).rounded_bounds()
 
 
 def _load_weights(definition: ModelDefinition, directory: Path) -> Any:
