@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger.attestation import Attestation, plan_digest
-from fedpipe.ledger.certificate import EarlierRun, RefusedClaim, StepReleases, planned_releases
+from fedpipe.ledger.certificate import EarlierRun, RefusedClaim, StepReleases
+from fedpipe.ledger.certificate_making import planned_releases
 from fedpipe.privacy import PrivacyPlan
 from server.answers import count_answers
 from server.claims import CHARGED, Claim, read_claim

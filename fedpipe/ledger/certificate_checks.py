@@ -8,12 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fedpipe.ledger.attestation import Attestation, plan_digest
-from fedpipe.ledger.certificate import (
-    BlockCost,
-    Certificate,
-    ChargedQuery,
-    EarlierRun,
-    MechanismStatement,
+from fedpipe.ledger.certificate import BlockCost, Certificate, ChargedQuery, EarlierRun, MechanismStatement
+from fedpipe.ledger.certificate_making import (
     charged_queries,
     mechanism_statements,
     planned_releases,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fedpipe.data import Transform
 from fedpipe.files import write_text
-from fedpipe.ledger.certificate import Certificate, CodeDigests, make_certificate
+from fedpipe.ledger.certificate import Certificate, CodeDigests
+from fedpipe.ledger.certificate_making import make_certificate
 from fedpipe.provenance import code_digest
 from fedpipe.signing import SigningKey
 from server.artifacts import Evaluation, Model, ModelVersion, Spans

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from fedpipe.files import digest_json
-from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, make_certificate
+from fedpipe.ledger.certificate import Certificate, Commitment, Dropout
+from fedpipe.ledger.certificate_making import make_certificate
 from fedpipe.privacy import PrivacyPlan
 
 

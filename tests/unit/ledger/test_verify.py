@@ -26,9 +26,8 @@ from fedpipe.ledger.certificate import (
     EarlierRun,
     RefusedClaim,
     StepReleases,
-    make_certificate,
-    planned_releases,
 )
+from fedpipe.ledger.certificate_making import make_certificate, planned_releases
 from fedpipe.ledger.certificate_schema import certificate_schema
 from fedpipe.ledger.nist import NIST_SP_800_226
 from fedpipe.ledger.verify import CLIENT, COORDINATOR, Anchors, Verification, verify_certificate

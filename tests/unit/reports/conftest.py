@@ -11,7 +11,8 @@ from fedpipe.data import CategoricalColumn, Label, NumericColumn, Schema
 from fedpipe.learning.evaluation import Estimate, Metrics
 from fedpipe.learning.score_curves import ReliabilityPoint, RocPoint
 from fedpipe.learning.slices import Slice, SliceGroup
-from fedpipe.ledger.certificate import Certificate, Commitment, Dropout, make_certificate
+from fedpipe.ledger.certificate import Certificate, Commitment, Dropout
+from fedpipe.ledger.certificate_making import make_certificate
 from fedpipe.pipeline.records import ArtifactRecord, ExecutionRecord
 from fedpipe.privacy import DpSgd, NoisyHistograms, PrivacyPlan, Query
 from fedpipe.reports.evidence import (

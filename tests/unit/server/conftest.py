@@ -14,7 +14,8 @@ from fedpipe.federation import Refusal, Reply, Request
 from fedpipe.federation.terms import RunTerms
 from fedpipe.learning import ModelDefinition
 from fedpipe.learning.evaluation import Estimate, Metrics
-from fedpipe.ledger.certificate import Certificate, make_certificate
+from fedpipe.ledger.certificate import Certificate
+from fedpipe.ledger.certificate_making import make_certificate
 from fedpipe.privacy import PrivacyPlan
 from server.artifacts import ModelVersion
 from server.steps.asking import Asker

@@ -9,7 +9,8 @@ import pytest
 
 from fedpipe.federation.terms import RunTerms
 from fedpipe.ledger import Block, Ledger, policy_for_runs
-from fedpipe.ledger.certificate import Certificate, Commitment, make_certificate
+from fedpipe.ledger.certificate import Certificate, Commitment
+from fedpipe.ledger.certificate_making import make_certificate
 from fedpipe.privacy import PrivacyPlan
 from simulations.budgets import read_budgets
 
