@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
-from functools import partial
 
 from clients.gate import Gate
 from clients.home import NodeHome
@@ -40,7 +39,16 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
         log_to(home.log_path)
         policy, membership = home.policy, home.membership
         find_files(sources)
-        figures = NodeMetrics(home)
+        gate, figures = Gate(home, sources), NodeMetrics(home)
+
+        def tell(state: str) -> None:
+            logger.info("The node is %s." if " " not in state else "%s.", state)
+            figures.on_state(state)
+            try:
+                home.tell(state, utc_now())
+            except OSError:
+                logger.exception("The state of the node cannot be kept.")  # a full disk must not end it
+
         node = SuperNode(
             Link(
                 address=membership.address,
@@ -48,13 +56,9 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
                 key=pki.read_private_key(home.key_path),
             ),
             app,
-            decide=Gate(home, sources).decide,
+            decide=gate.decide,
             may_work=lambda: not home.is_paused,
-            listener=Listener(
-                on_state=partial(_tell, home, figures),
-                on_contact=figures.on_contact,
-                on_answer=figures.on_answer,
-            ),
+            listener=Listener(on_state=tell, on_contact=figures.on_contact, on_answer=figures.on_answer),
             max_message_bytes=policy.max_message_bytes,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,13 +68,3 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
             metrics, figures.collectors, is_healthy=lambda: True, is_ready=lambda: figures.is_ready
         ):
             node.run()
-
-
-def _tell(home: NodeHome, figures: NodeMetrics, state: str) -> None:
-    """Shows the state of the connection in log, figures and `fedpipe client status`."""
-    logger.info("The node is %s." if " " not in state else "%s.", state)
-    figures.on_state(state)
-    try:
-        home.tell(state, utc_now())
-    except OSError:
-        logger.exception("The state of the node cannot be kept.")  # a full disk must not end it

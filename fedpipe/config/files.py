@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedpipe.config.errors import explain
 from fedpipe.config.settings import Config
+from fedpipe.config_errors import explain
 from fedpipe.errors import ConfigError, nearest
+from fedpipe.yaml_files import read_yaml
 
 
 def config_names() -> list[str]:
@@ -68,40 +69,13 @@ def _config_directory() -> Path:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = str(error.problem).removeprefix("but ").removeprefix("found ")
-        raise ConfigError(f"Expected YAML in {path.name}, found {problem}{where}: correct it.") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"Expected YAML text in {path.name}, found something else: "
-            "save it as UTF-8, with dates in quotes."
-        ) from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(
             f"Expected settings (key: value) in {path.name}, found {type(raw).__name__}: "
             "see 'fedpipe config show breast_cancer'."
         )
     return raw
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that occurs twice, of which YAML would keep the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
