@@ -1,16 +1,25 @@
-"""Who may call a SuperLink's public port, how often, and what the log says of those who may not."""
+"""Who may call a SuperLink's public port, how often, and what the log says of those who may not.
+
+gRPC would hold a thread for every call until its content has come, whoever calls. Here a call is looked
+at as soon as its headers are there; a refused one is answered at once, and its content never read.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import threading
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from fedpipe.federation import flower_compat
+from fedpipe.federation.connections import Connections, peer_of
 from fedpipe.federation.pki import PublicKey
+from fedpipe.federation.refusals import Refusals
+from fedpipe.federation.token_buckets import TokenBuckets
 
 with flower_compat.hidden("tensorflow", "ray"):
     import grpc
@@ -27,87 +36,132 @@ with flower_compat.hidden("tensorflow", "ray"):
     from flwr.supercore.primitives.asymmetric import bytes_to_public_key
 
 BURST_SECONDS = 10.0
-MAX_KEYS = 10_000
+MAX_CALLS_AT_ONCE = 16  # of one key: Flower's nodes make four
+FLEET = "/flwr.proto.Fleet/"
+UNKNOWN_KEY = "this key is not found among the members, or did not sign"
 
-logger = logging.getLogger("fedpipe.superlink")
+
+class _Refused(Exception):  # noqa: N818  no error: it is what a guard is for
+    def __init__(self, code: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
 
 
 class Guard(NodeAuthServerInterceptor):
-    """Flower's authentication, with bounded rates and a log of who was refused and why."""
+    """Flower's authentication of nodes, with bounds on calls and a log of who was refused and why.
+
+    Args:
+      states: Flower's.
+      is_member: whether a public key, as Flower serialises it, is registered.
+      max_calls_per_second: of one key.
+      connections: is told which connections are members', and on which calls were refused.
+      refusals: is told of each refused call.
+    """
 
     def __init__(
-        self, states: LinkStateFactory, max_calls_per_second: float, on_refusal: Callable[[str], None]
+        self,
+        states: LinkStateFactory,
+        *,
+        is_member: Callable[[bytes], bool],
+        max_calls_per_second: float,
+        connections: Connections,
+        refusals: Refusals,
     ) -> None:
         super().__init__(states)
-        self._rate = max_calls_per_second
-        self._on_refusal = on_refusal
-        self._tokens: dict[bytes, tuple[float, float]] = {}
+        self._is_member = is_member
+        self._buckets = TokenBuckets(max_calls_per_second, BURST_SECONDS)
+        self._connections, self._refusals = connections, refusals
+        self._at_once: Counter[bytes] = Counter()
         self._lock = threading.Lock()
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Returns what answers a call."""
-        metadata = dict(details.invocation_metadata)
-        key, clock = metadata.get(PUBLIC_KEY_HEADER), metadata.get(TIMESTAMP_HEADER)
-        refusal = _malformed(key, clock)
-        if refusal is not None:
-            return self._refuse(*refusal)
-        handler = super().intercept_service(continuation, details)
-        if handler is None or not self._may_call(bytes(metadata[PUBLIC_KEY_HEADER])):
-            return self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
-        method = details.method.rpartition("/")[2]
-        return grpc.unary_unary_rpc_method_handler(
-            self._logging(handler.unary_unary, method),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+        """Returns what answers a call: as gRPC's stream of contents, of which there is one."""
+        handler = continuation(details)
+        return grpc.stream_unary_rpc_method_handler(
+            partial(self._answer, handler, details),
+            response_serializer=handler.response_serializer if handler else None,
         )
 
-    def _may_call(self, key: bytes) -> bool:
-        """Takes a token from the bucket of `key`: whoever has no valid key cannot empty that of another."""
-        now, size = time.monotonic(), self._rate * BURST_SECONDS
-        with self._lock:
-            if len(self._tokens) > MAX_KEYS:
-                self._tokens.clear()
-            left, at = self._tokens.get(key, (size, now))
-            left = min(size, left + (now - at) * self._rate)
-            self._tokens[key] = (max(left - 1, 0.0), now)
-        return left >= 1
-
-    def _refuse(self, code: Any, reason: str) -> Any:
-        def refuse(_request: bytes, context: Any) -> None:
-            logger.warning("Refused a call: %s.", reason, extra={"peer": context.peer()})
-            self._on_refusal(code.name.lower())
+    def _answer(self, handler: Any, details: Any, contents: Iterator[bytes], context: Any) -> Any:
+        connection = _name(context.peer())
+        try:
+            key, checked = self._check(handler, details)
+            if not self._connections.proven(connection, key):
+                raise _Refused(grpc.StatusCode.UNAVAILABLE, "the connection was ended")
+            with self._one_of_few(key):
+                with self._connections.awaiting_body(connection):
+                    request = checked.request_deserializer(next(contents))
+                return checked.unary_unary(request, context)
+        except Exception as error:
+            code, reason = _explain(error, context)
+            self._connections.refused(connection)
+            self._refusals.tell(f"{_method(details)}: {reason}", peer_of(connection), code.name.lower())
             context.abort(code, reason)
 
-        return grpc.unary_unary_rpc_method_handler(refuse)
+    def _check(self, handler: Any, details: Any) -> tuple[bytes, Any]:
+        """Returns the registered key that signed a call, and what answers it."""
+        if handler is None or not details.method.startswith(FLEET):
+            raise _Refused(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        metadata = dict(details.invocation_metadata)
+        key = _checked_key(metadata.get(PUBLIC_KEY_HEADER), metadata.get(TIMESTAMP_HEADER))
+        # Looked up first: signatures of strangers are not worth their verification.
+        checked = super().intercept_service(lambda _: handler, details) if self._is_member(key) else None
+        # Flower answers a call that is not signed as it should be with a handler that reads nothing.
+        if checked is None or checked.request_deserializer is None:
+            raise _Refused(grpc.StatusCode.UNAUTHENTICATED, UNKNOWN_KEY)
+        if not self._buckets.take(key):
+            raise _Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
+        return key, checked
 
-    def _logging(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Any]:
-        def logged(request: Any, context: Any) -> Any:
-            try:
-                return answer(request, context)
-            except Exception as error:
-                code, reason = context.code(), context.details()
-                text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason or "")
-                told = text or f"malformed ({type(error).__name__})"
-                logger.warning("Refused %s: %s.", method, told.rstrip("."), extra={"peer": context.peer()})
-                self._on_refusal((code or grpc.StatusCode.INVALID_ARGUMENT).name.lower())
-                if code is None:
-                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "malformed request")
-                raise
-
-        return logged
+    @contextmanager
+    def _one_of_few(self, key: bytes) -> Iterator[None]:
+        """Holds one of the places that calls of `key` have: each takes a thread."""
+        with self._lock:
+            if self._at_once[key] >= MAX_CALLS_AT_ONCE:
+                raise _Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once")
+            self._at_once[key] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once[key] -= 1
+                self._at_once += Counter()  # forgets keys without calls
 
 
-def _malformed(key: Any, clock: Any) -> tuple[Any, str] | None:
+def _checked_key(key: Any, clock: Any) -> bytes:
+    """Returns the key that a call claims to be signed with, at a time that is about now."""
     try:
         if not isinstance(bytes_to_public_key(key), PublicKey):
             raise TypeError
         skew = (_utc_now() - dt.datetime.fromisoformat(clock)).total_seconds()
-    except (TypeError, ValueError, AttributeError):
-        return grpc.StatusCode.UNAUTHENTICATED, "malformed authentication"
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _Refused(grpc.StatusCode.UNAUTHENTICATED, "malformed authentication") from error
     if not -SYSTEM_TIME_TOLERANCE < skew < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
         # Tells the time, so that a node whose clock is off can say so to its owner, and sign by ours.
-        return grpc.StatusCode.UNAUTHENTICATED, f"clock: {_utc_now().isoformat()}"
-    return None
+        raise _Refused(grpc.StatusCode.UNAUTHENTICATED, f"clock: {_utc_now().isoformat()}")
+    return bytes(key)
+
+
+def _explain(error: Exception, context: Any) -> tuple[Any, str]:
+    """Returns status and reason of a call that was refused, by us or by Flower."""
+    if isinstance(error, _Refused):
+        return error.code, error.reason
+    code, told = context.code(), context.details()
+    if code is None:
+        return grpc.StatusCode.INVALID_ARGUMENT, f"malformed ({type(error).__name__})"
+    text = told.decode(errors="replace") if isinstance(told, bytes) else str(told or "")
+    return code, text.rstrip(".") or type(error).__name__
+
+
+def _name(peer: str) -> str:
+    """Returns the name of a connection, to which the relay bound its end of the Unix socket."""
+    return unquote(peer).partition(":")[2].lstrip("\0")
+
+
+def _method(details: Any) -> str:
+    """Returns which method was called, for the log: a stranger may have made its name up."""
+    method: str = details.method.rpartition("/")[2]
+    return method if method.isalpha() and len(method) < 40 else "a call"
 
 
 def _utc_now() -> dt.datetime:

@@ -173,7 +173,7 @@ def _explain(error: grpc.RpcError) -> str:
     code, details = error.code(), str(error.details())
     if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
         return "the server shows a certificate that this invitation does not trust, or that has expired"
-    if "No SuperNode found" in details or "not found" in details or "could not be activated" in details:
+    if "not found" in details:
         return "the server does not know this key: it was not admitted yet, or was removed"
     if code == grpc.StatusCode.UNAVAILABLE or code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return "the server cannot be reached"

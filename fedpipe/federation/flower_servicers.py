@@ -11,7 +11,10 @@ from fedpipe.federation import flower_compat
 with flower_compat.hidden("tensorflow", "ray"):
     import grpc
     from flwr.common.inflatable import iterate_object_tree
+    from flwr.common.typing import InvalidRunStatusException
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse
     from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
+    from flwr.server.superlink.fleet.message_handler import message_handler
     from flwr.server.superlink.serverappio.serverappio_servicer import ServerAppIoServicer
     from flwr.supercore.object_store import ObjectStoreFactory
 
@@ -118,6 +121,14 @@ class Fleet(FleetServicer):
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"an answer of more than {self._max_message_bytes} bytes"
             )
         return super().PushObject(request, context)
+
+    def ConfirmMessageReceived(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Forgets a request that was answered; one whose run has ended meanwhile is forgotten already."""
+        state, store = self.state_factory.state(), self.objectstore_factory.store()
+        try:
+            return message_handler.confirm_message_received(request, state, store)
+        except InvalidRunStatusException:
+            return ConfirmMessageReceivedResponse()
 
 
 class AppIo(ServerAppIoServicer):

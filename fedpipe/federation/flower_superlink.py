@@ -3,7 +3,8 @@
 `flower-superlink` binds every interface, gives launch tokens and node registration to whoever reaches
 its ports, and takes messages of two gigabytes at any rate. Here the same servicers stand behind:
 
-  fleet        one TLS port, for nodes whose keys are registered; sizes and rates are bounded
+  fleet        one TLS port, for nodes whose keys are registered; what others may hold of it, sizes and
+               rates are bounded
   control,     Unix sockets in a directory that only the operator can open: neither has any
   serverappio  authentication of its own
 
@@ -14,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedpipe.errors import ConfigError
 from fedpipe.federation import flower_compat
+from fedpipe.federation.connections import ConnectionLimits, Connections
 from fedpipe.federation.flower_guard import Guard
 from fedpipe.federation.flower_servicers import AppIo, Fleet, News
 from fedpipe.federation.pki import read_public
+from fedpipe.federation.refusals import Refusals
+from fedpipe.federation.relay import Relay
 
 with flower_compat.hidden("tensorflow", "ray"):
     import grpc
@@ -43,23 +47,29 @@ with flower_compat.hidden("tensorflow", "ray"):
 # Flower cuts arrays into chunks of 5 MiB, each a message of its own.
 MAX_CALL_BYTES = 16 << 20
 MAX_THREADS = 256  # each connected node holds one while it waits
+MAX_STREAMS = 64  # calls at once on one connection
 REGISTERED = ("registered", "online", "offline")  # Flower's words for nodes that were not struck off
 STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one node may use: bytes of one answer, and calls a second, over ten seconds."""
+    """What one node may use, bytes of an answer and calls a second over ten seconds; and what others may."""
 
     max_message_bytes: int
     max_calls_per_second: float
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """Where a SuperLink listens: one TLS port for nodes, two Unix sockets for the operator."""
+    """Where a SuperLink listens: host and port for nodes, Unix sockets for the operator.
 
-    fleet: str
+    `inner` is the socket, closed to others as well, through which the port's connections reach gRPC.
+    """
+
+    fleet: tuple[str, int]
+    inner: str
     control: str
     serverappio: str
 
@@ -77,7 +87,8 @@ class SuperLink:
       certificates: returns (authority, certificate, key), PEM.
       addresses: where to listen.
       limits: of each node.
-      on_refusal: is given the gRPC status, in small letters, with which a node's call was refused.
+      on_refusal: is given the gRPC status, in small letters, with which a call to the fleet port was
+        refused, or `connection` for one that was ended.
     """
 
     def __init__(
@@ -97,11 +108,21 @@ class SuperLink:
         tls = grpc.dynamic_ssl_server_credentials(
             _configuration(certificates()), lambda: _configuration(certificates())
         )
-        guard = Guard(self._states, limits.max_calls_per_second, on_refusal)
+        self._members = set(self._registered())
+        refusals = Refusals(on_refusal)
+        connections = Connections(limits.connections, refusals)
+        guard = Guard(
+            self._states,
+            is_member=lambda key: key in self._members,
+            max_calls_per_second=limits.max_calls_per_second,
+            connections=connections,
+            refusals=refusals,
+        )
+        self._relay = _listen(addresses, connections)
         self._news = News()
         fleet = Fleet(*parts, news=self._news, max_message_bytes=limits.max_message_bytes)
         self._servers = [
-            _serve(fleet, add_FleetServicer_to_server, addresses.fleet, tls=tls, interceptors=[guard]),
+            _serve(fleet, add_FleetServicer_to_server, addresses.inner, tls=tls, interceptors=[guard]),
             _serve(AppIo(*parts, news=self._news), add_ServerAppIoServicer_to_server, addresses.serverappio),
             _serve(
                 ControlServicer(*parts, is_simulation=False, authn_plugin=_anybody(NoOpControlAuthnPlugin)),
@@ -119,12 +140,14 @@ class SuperLink:
         """Begins to serve."""
         for server in self._servers:
             server.start()
+        self._relay.start()
 
     def stop(self) -> None:
         """Ends all calls, after a moment for those that are under way."""
         self._news.close()
         for stopped in [server.stop(STOP_SECONDS) for server in self._servers]:
             stopped.wait()
+        self._relay.stop()
 
     def num_online(self) -> int:
         """Returns how many nodes are connected."""
@@ -137,13 +160,31 @@ class SuperLink:
         """
         state = self._states.state()
         wanted = {public_key_to_bytes(read_public(text)) for text in keys.values()}
-        registered = state.get_node_info(statuses=REGISTERED)
-        known = {node.public_key: node.node_id for node in registered}
+        known = self._registered()
+        self._members = wanted & known.keys()
         for key in known.keys() - wanted:
             state.delete_node(NOOP_FLWR_AID, known[key])
         for key in wanted - known.keys():
             state.create_node(NOOP_FLWR_AID, key, HEARTBEAT_DEFAULT_INTERVAL)
+        self._members = wanted
         return len(wanted - known.keys()), len(known.keys() - wanted)
+
+    def _registered(self) -> dict[bytes, int]:
+        """Returns the nodes that were not struck off, by public key as Flower serialises it."""
+        return {
+            node.public_key: node.node_id for node in self._states.state().get_node_info(statuses=REGISTERED)
+        }
+
+
+def _listen(addresses: Addresses, connections: Connections) -> Relay:
+    host, port = addresses.fleet
+    try:
+        return Relay((host, port), addresses.inner.removeprefix("unix:"), connections)
+    except OSError as error:
+        raise ConfigError(
+            f"Expected to listen on {host}:{port}, found it taken or no address of this machine: see listen "
+            "in federation.yaml."
+        ) from error
 
 
 def _configuration(certificates: tuple[bytes, bytes, bytes]) -> Any:
@@ -173,15 +214,10 @@ def _serve(
             ("grpc.max_send_message_length", MAX_CALL_BYTES),
             ("grpc.so_reuseport", 0),
             ("grpc.max_connection_idle_ms", 300_000),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.http2.max_pings_without_data", 0),
         ],
     )
     add(servicer, server)
-    try:
-        server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"Expected to listen on {address}, found it taken or no address of this machine: see listen in "
-            "federation.yaml."
-        ) from error
+    server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     return server

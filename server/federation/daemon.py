@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def serve(home: FederationHome, *, metrics: str = "") -> None:
     from fedpipe.federation.flower_superlink import Addresses, Limits, SuperLink
 
     os.umask(0o077)  # Flower makes files and sockets as everybody's
+    _allow_many_files()
     with home.up_lock():
         log_to(home.log_path)
         settings = home.settings
@@ -55,7 +57,8 @@ def serve(home: FederationHome, *, metrics: str = "") -> None:
             bundles=home.bundles,
             certificates=lambda: home.certificates,
             addresses=Addresses(
-                fleet=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                fleet=(host, port),
+                inner=home.socket("fleet"),
                 control=home.socket("control"),
                 serverappio=home.socket("serverappio"),
             ),
@@ -74,6 +77,12 @@ def serve(home: FederationHome, *, metrics: str = "") -> None:
             is_ready=lambda: daemon.is_ready and daemon.is_healthy(),
         ):
             daemon.run()
+
+
+def _allow_many_files() -> None:
+    """Raises this process's bound on open files: a connection takes three."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _renew(home: FederationHome) -> None:

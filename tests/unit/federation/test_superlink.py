@@ -5,134 +5,23 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedpipe.federation import Refusal, Reply, Request, flower_connection, flower_node, flower_run, pki
-from fedpipe.federation.flower_clients import FlowerClients
-from fedpipe.federation.flower_messages import message_to_request, reply_to_message
-from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Addresses, Limits, SuperLink
+from fedpipe.federation import Refusal, Reply, Request, flower_connection, flower_run, pki
+from fedpipe.federation.flower_messages import reply_to_message
+from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Limits
+from tests.unit.federation.superlink import PATIENCE_SECONDS, Federation, call, echo, ping, wait_until
 
 from flwr.app import Context, Message  # isort: skip
-from flwr.clientapp import ClientApp  # isort: skip
-from flwr.serverapp import Grid, ServerApp  # isort: skip
 
 import grpc  # isort: skip
-
-LIMITS = Limits(max_message_bytes=200 << 20, max_calls_per_second=1000)
-PATIENCE_SECONDS = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-class Federation:
-    """A SuperLink on disk, and nodes in threads."""
-
-    def __init__(self, root: Path, limits: Limits = LIMITS) -> None:
-        self.root, self.limits = root, limits
-        self.port = free_port()
-        self.authority = pki.make_authority("demo", dt.datetime.now(dt.timezone.utc))
-        certificate, key = self.authority.issue(["127.0.0.1"], dt.datetime.now(dt.timezone.utc))
-        self.ca = pki.to_pem(self.authority.certificate).encode()
-        self.pair = (self.ca, certificate.encode(), key.encode())
-        self.keys: dict[str, pki.PrivateKey] = {}
-        self.control, self.serverappio = (f"unix:{root}/{name}.sock" for name in ("c", "s"))
-        self.up()
-
-    def up(self) -> None:
-        for path in self.root.glob("*.sock"):
-            path.unlink()
-        self.superlink = SuperLink(
-            database=self.root / "state.sqlite",
-            bundles=self.root / "bundles",
-            certificates=lambda: self.pair,
-            addresses=Addresses(
-                fleet=f"127.0.0.1:{self.port}", control=self.control, serverappio=self.serverappio
-            ),
-            limits=self.limits,
-        )
-        self.superlink.start()
-
-    @property
-    def public(self) -> dict[str, str]:
-        return {name: pki.public_text(key.public_key()) for name, key in self.keys.items()}
-
-    def register(self, *names: str) -> tuple[int, int]:
-        for name in names:
-            self.keys.setdefault(name, pki.make_key())
-        return self.superlink.register({name: self.public[name] for name in names})
-
-    def link(self, key: pki.PrivateKey, ca: bytes | None = None) -> flower_connection.Link:
-        return flower_connection.Link(address=f"127.0.0.1:{self.port}", ca_certificate=ca or self.ca, key=key)
-
-    @contextmanager
-    def node(self, link: flower_connection.Link, answer: Any = None, **changes: Any) -> Iterator[list[str]]:
-        """Runs a node in a thread, and yields the states that it goes through."""
-        app, states = ClientApp(), []
-        app.query("ping")(answer or echo)
-        node = flower_node.SuperNode(
-            link,
-            app,
-            decide=changes.get("decide", lambda request: {"client": "first"}),
-            may_work=lambda: True,
-            listener=flower_node.Listener(on_state=states.append),
-            max_message_bytes=changes.get("max_message_bytes", 200 << 20),
-        )
-        thread = threading.Thread(target=node.run, daemon=True)
-        thread.start()
-        try:
-            yield states
-        finally:
-            node.stop()
-            thread.join(PATIENCE_SECONDS)
-            assert not thread.is_alive()
-
-    def ask(
-        self, request: Request, *, timeout: float = 30.0, members: dict[str, str] | None = None
-    ) -> tuple[list[Reply], list[Refusal]]:
-        """Returns what the nodes answer to one request of a run."""
-        found: list[tuple[list[Reply], list[Refusal]]] = []
-        app = ServerApp()
-        numbers = {
-            status.node_id: name for name, status in flower_run.list_nodes(self.control, self.public).items()
-        }
-
-        @app.main()  # type: ignore[misc]
-        def main(grid: Grid, context: Context) -> None:
-            clients = FlowerClients(grid, members=numbers)
-            found.append(clients.ask(request, timeout_seconds=timeout))
-
-        flower_run.run_on_superlink(app, control=self.control, serverappio=self.serverappio, run_config={})
-        return found[0]
-
-
-def echo(message: Message, context: Context) -> Message:
-    request = message_to_request(message)
-    name = str(context.node_config["client"])
-    return reply_to_message(Reply(client=name, values=request.values, arrays=request.arrays), message)
-
-
-def ping(**values: Any) -> Request:
-    return Request(run_id="run", step="ping", values=values)
 
 
 @pytest.fixture
@@ -336,26 +225,6 @@ def test_an_answer_that_is_too_large_is_refused(
     assert "more than 1048576 bytes" in caplog.text
 
 
-def call(federation: Federation, method: str, body: bytes, key: pki.PrivateKey | None, at: str = "") -> Any:
-    """Makes a raw call, as somebody who speaks the protocol, and returns the status code."""
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message  # noqa: TID251
-
-    at = at or dt.datetime.now(dt.timezone.utc).isoformat()
-    metadata: list[tuple[str, Any]] = []
-    if key is not None:
-        metadata = [
-            ("flwr-public-key-bin", public_key_to_bytes(key.public_key())),
-            ("flwr-timestamp", at),
-            ("flwr-signature-bin", sign_message(key, at.encode())),
-        ]
-    tls = grpc.ssl_channel_credentials(federation.ca)
-    options = [("grpc.max_send_message_length", -1)]
-    with grpc.secure_channel(f"127.0.0.1:{federation.port}", tls, options=options) as channel:
-        with pytest.raises(grpc.RpcError) as error:
-            channel.unary_unary(f"/flwr.proto.Fleet/{method}")(body, metadata=metadata, timeout=10)
-        return error.value.code()
-
-
 def test_calls_without_a_registered_key_are_refused(
     federation: Federation, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -364,7 +233,7 @@ def test_calls_without_a_registered_key_are_refused(
 
     assert call(federation, "PullMessages", b"", None) == refused
     assert call(federation, "PullMessages", b"\x0a\x02\x08\x05", pki.make_key()) != grpc.StatusCode.OK
-    assert "Refused a call" in caplog.text
+    assert "not found among the members" in caplog.text
 
 
 def test_an_old_signature_is_refused(federation: Federation) -> None:
@@ -377,15 +246,18 @@ def test_an_old_signature_is_refused(federation: Federation) -> None:
 
 
 def test_nobody_registers_over_the_public_port(federation: Federation) -> None:
+    federation.register("first")
     from flwr.proto.fleet_pb2 import RegisterNodeFleetRequest  # noqa: TID251
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: TID251
 
-    key = pki.make_key()
-    body = RegisterNodeFleetRequest(public_key=public_key_to_bytes(key.public_key()))
+    member = federation.keys["first"]
+    codes = []
+    for caller, new in ((pki.make_key(), pki.make_key()), (member, pki.make_key()), (member, member)):
+        body = RegisterNodeFleetRequest(public_key=public_key_to_bytes(new.public_key()))
+        codes.append(call(federation, "RegisterNode", body.SerializeToString(), caller))
 
-    found = call(federation, "RegisterNode", body.SerializeToString(), key)
-
-    assert found == grpc.StatusCode.FAILED_PRECONDITION
+    refused = grpc.StatusCode.UNAUTHENTICATED
+    assert codes == [refused, refused, grpc.StatusCode.FAILED_PRECONDITION]
 
 
 def test_malformed_and_oversized_calls_are_refused_and_the_server_goes_on(federation: Federation) -> None:
