@@ -13,6 +13,7 @@ State is in SQLite: a SuperLink that was killed goes on where it was.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -104,10 +105,7 @@ class SuperLink:
         self._states = LinkStateFactory(str(database))
         parts = (self._states, FfsFactory(str(bundles)), ObjectStoreFactory(str(database)))
         self._states.state()  # one process makes the tables
-        # Asked at every handshake: a renewed certificate needs no restart.
-        tls = grpc.dynamic_ssl_server_credentials(
-            _configuration(certificates()), lambda: _configuration(certificates())
-        )
+        tls = grpc.dynamic_ssl_server_credentials(_configuration(certificates()), renewals(certificates))
         self._members = set(self._registered())
         refusals = Refusals(on_refusal)
         connections = Connections(limits.connections, refusals)
@@ -185,6 +183,26 @@ def _listen(addresses: Addresses, connections: Connections) -> Relay:
             f"Expected to listen on {host}:{port}, found it taken or no address of this machine: see listen "
             "in federation.yaml."
         ) from error
+
+
+def renewals(certificates: Callable[[], tuple[bytes, bytes, bytes]]) -> Callable[[], Any]:
+    """Returns what gRPC asks at every handshake: for a renewed certificate, or None if it is as it was.
+
+    gRPC exchanges certificates without a lock. Given one at every handshake, it aborts the whole process
+    as soon as two of them coincide in a bad moment.
+    """
+    current, lock = certificates(), threading.Lock()
+
+    def renewed() -> Any:
+        nonlocal current
+        with lock:
+            found = certificates()
+            if found == current:
+                return None
+            current = found
+        return _configuration(found)
+
+    return renewed
 
 
 def _configuration(certificates: tuple[bytes, bytes, bytes]) -> Any:

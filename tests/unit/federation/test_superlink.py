@@ -16,7 +16,7 @@ import pytest
 
 from fedpipe.federation import Refusal, Reply, Request, flower_connection, flower_run, pki
 from fedpipe.federation.flower_messages import reply_to_message
-from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Limits
+from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Limits, renewals
 from tests.unit.federation.superlink import PATIENCE_SECONDS, Federation, call, echo, ping, wait_until
 
 from flwr.app import Context, Message  # isort: skip
@@ -301,6 +301,21 @@ def test_an_answer_is_taken_once(federation: Federation, caplog: pytest.LogCaptu
         connection.send(reply_to_message(Reply(client="first"), received[0]), received[0], 0.0)
     connection.close()
     assert [answer.client for answer in answers[0][0]] == ["first"]
+
+
+def test_a_certificate_is_given_to_grpc_once_and_not_at_every_handshake() -> None:
+    authority = pki.make_authority("demo", dt.datetime.now(dt.timezone.utc))
+
+    def issue() -> tuple[bytes, bytes, bytes]:
+        certificate, key = authority.issue(["127.0.0.1"], dt.datetime.now(dt.timezone.utc))
+        return pki.to_pem(authority.certificate).encode(), certificate.encode(), key.encode()
+
+    pair = issue()
+    renewed = renewals(lambda: pair)
+    assert renewed() is None
+    pair = issue()
+    assert isinstance(renewed(), grpc.ServerCertificateConfiguration)
+    assert renewed() is None
 
 
 def test_only_the_fleet_port_is_a_port(tmp_path: Path) -> None:
