@@ -30,6 +30,9 @@ MAX_COUNT = 10**6
 # Below this noise, or beyond this mean loss, no epsilon is worth its computation: it is reported as infinite.
 MIN_NOISE = 0.02
 MAX_MEAN_LOSS = 1e4
+# A node accounts for whatever plan it is shown. So many points of a distribution take some seconds.
+MAX_POINTS = 1_000_000
+TAIL = 10.0  # standard deviations: beyond, where a mass of exp(-50) is left, dp-accounting cuts Gaussians off
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -49,7 +52,8 @@ def epsilon(events: Iterable[DpEvent], delta: float) -> float:
     pessimistically, as dp-accounting computes them; add-or-remove-one.
 
     Raises:
-      PrivacyError: for an event without a rule, or delta outside [1e-10, 1).
+      PrivacyError: for an event without a rule, one that takes too long to account for, or delta outside
+        [1e-10, 1).
 
     >>> round(epsilon([dp_event.GaussianDpEvent(1.0)], 1e-5), 2)
     4.38
@@ -71,6 +75,8 @@ def epsilon_at(events: Iterable[DpEvent], delta: float, interval: float) -> floa
         check_event(event)
     if any(_is_hopeless(event, 1) for event in listed):
         return math.inf
+    for event in listed:
+        _check_points(event, interval)
     bound = _epsilon_of if _is_hashable(listed) else _epsilon_of.__wrapped__
     return float(bound(listed, delta, interval))
 
@@ -105,6 +111,25 @@ def _is_hopeless(event: DpEvent, count: int) -> bool:
         case _:
             noise, samples = event.noise_stddev, count
     return bool(noise < MIN_NOISE or samples / (2 * noise * noise) > MAX_MEAN_LOSS)
+
+
+def _check_points(event: DpEvent, interval: float) -> None:
+    """Raises PrivacyError for sampled noise so small that its losses, hardly ever met, span a huge grid."""
+    match event:
+        case dp_event.SelfComposedDpEvent():
+            _check_points(event.event, interval)
+        case dp_event.ComposedDpEvent():
+            for inner in event.events:
+                _check_points(inner, interval)
+        case dp_event.PoissonSampledDpEvent():
+            noise = event.event.noise_multiplier
+            points = (TAIL / noise + 1 / (2 * noise * noise)) / interval
+            if points > MAX_POINTS:
+                raise PrivacyError(
+                    f"Expected losses on {MAX_POINTS:,} points at most, found {points:,.0f} for noise "
+                    f"sampled at noise_multiplier={noise:g}: nobody can account for it in reasonable time; "
+                    "raise it."
+                )
 
 
 def _loss_distribution(event: DpEvent, count: int, interval: float) -> Any:

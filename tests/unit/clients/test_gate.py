@@ -81,6 +81,24 @@ def test_all_runs_together_stay_below_the_total(
     assert "refused by policy" in refusal.reason
 
 
+def test_a_plan_that_takes_too_long_to_account_for_is_refused(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    terms = make_terms().model_dump(mode="json", by_alias=True)
+    terms["plan"]["queries"]["training"]["mechanism"] |= {
+        "noise_multiplier": 0.021,
+        "sampling_probability": 1e-12,
+    }
+    home, gate = make_gate()
+
+    refusal = gate.decide(a_request("claim", terms=terms, steps=["train"]))
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "PrivacyError"
+    assert "reasonable time" in refusal.reason
+    assert not home.note("run-1").claimed
+
+
 def test_the_policy_is_read_again_for_every_request(make_gate: MakeGate) -> None:
     home, gate = make_gate()
     assert not isinstance(gate.decide(a_request("ingest")), Refusal)
