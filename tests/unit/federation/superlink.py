@@ -150,11 +150,15 @@ def signature(
 
 
 def call(federation: Federation, method: str, body: bytes, key: pki.PrivateKey | None, at: str = "") -> Any:
-    """Makes a raw call, as somebody who speaks the protocol, and returns the status code."""
+    """Makes a raw call, as somebody who speaks the protocol, and returns the status code.
+
+    `method` is of the Fleet API, or a whole path.
+    """
+    path = method if method.startswith("/") else f"/flwr.proto.Fleet/{method}"
     metadata = signature(key, at=at) if key else []
     tls = grpc.ssl_channel_credentials(federation.ca)
     options = [("grpc.max_send_message_length", -1)]
     with grpc.secure_channel(f"127.0.0.1:{federation.port}", tls, options=options) as channel:
         with pytest.raises(grpc.RpcError) as error:
-            channel.unary_unary(f"/flwr.proto.Fleet/{method}")(body, metadata=metadata, timeout=10)
+            channel.unary_unary(path)(body, metadata=metadata, timeout=10)
         return error.value.code()
