@@ -30,6 +30,7 @@ SCHEDULE_SECONDS = 20.0
 RENEW_SECONDS = 3600.0
 STOP_SECONDS = 20.0
 STALLED_SECONDS = 120.0
+RETRY_SECONDS = 1800.0  # after a run for new spans has failed; one by the calendar waits for its next date
 
 logger = logging.getLogger("fedpipe.federation")
 
@@ -102,6 +103,7 @@ class _Daemon:
         self._stopping = threading.Event()
         self._members_stamp = 0
         self._child: subprocess.Popen[bytes] | None = None
+        self._retry_at = 0.0
         self._looked = time.monotonic()
         self.is_ready = False
 
@@ -165,7 +167,9 @@ class _Daemon:
             return
         try:
             schedule = read_schedule(self._home)
-            if schedule is not None and is_due(self._home, schedule, utc_now()):
+            if schedule is None or (schedule.cron is None and time.monotonic() < self._retry_at):
+                return
+            if is_due(self._home, schedule, utc_now()):
                 self._begin(schedule)
         except FedpipeError as error:
             logger.error("The schedule cannot be followed: %s", error)
@@ -189,6 +193,7 @@ class _Daemon:
         if self._child is None or self._child.poll() is None:
             return
         code, self._child = self._child.returncode, None
+        self._retry_at = 0.0 if code == 0 else time.monotonic() + RETRY_SECONDS
         level = logging.INFO if code == 0 else logging.ERROR
         logger.log(level, "The scheduled run ended.", extra={"exit_code": code})
 

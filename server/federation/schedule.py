@@ -12,7 +12,7 @@ from fedpipe.config import load_config
 from fedpipe.errors import ConfigError
 from fedpipe.files import write_text
 from server.federation.home import FederationHome
-from server.federation.runs import last_run, stored_config
+from server.federation.runs import SUMMARY, last_run, stored_config
 from server.federation.spans import num_new_spans
 
 SCHEDULE = "schedule.yaml"
@@ -80,8 +80,8 @@ def is_due(home: FederationHome, schedule: Schedule, now: dt.datetime) -> bool:
     if schedule.cron is not None:
         begun = [schedule.since, *([_begun(last[0])] if last else [])]
         return bool(croniter(schedule.cron, max(begun)).get_next(dt.datetime) <= now)
-    if last is None:
-        return True
+    if last is None or not (home.workspace().runs_dir / last[0] / SUMMARY).exists():
+        return True  # it goes on where it stopped
     config = stored_config(last[1])
     return num_new_spans(config, config.run_spans, now.date()) >= (schedule.new_spans or 1)
 

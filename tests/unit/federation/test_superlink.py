@@ -322,18 +322,19 @@ def test_only_the_fleet_port_is_a_port(tmp_path: Path) -> None:
     before = _listening()
     made = Federation(tmp_path)
     try:
-        assert _listening() - before == {made.port}
+        assert _listening() - before == {("0100007F", made.port)}
     finally:
         made.superlink.stop()
 
 
-def _listening() -> set[int]:
-    """Returns the ports on which this process listens, at any address."""
+def _listening() -> set[tuple[str, int]]:
+    """Returns where this process listens: addresses as the kernel writes them, and ports."""
     inodes = {os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                found.add(int(fields[1].rpartition(":")[2], 16))
+                host, _, port = fields[1].rpartition(":")
+                found.add((host, int(port, 16)))
     return found

@@ -7,7 +7,7 @@ import pytest
 from fedpipe.config import load_config
 from fedpipe.errors import ConfigError
 from server.federation.home import FederationHome
-from server.federation.runs import REQUEST, FederationRequest
+from server.federation.runs import REQUEST, SUMMARY, FederationRequest
 from server.federation.schedule import is_due, make_schedule, read_schedule, write_schedule
 from server.federation.spans import num_new_spans, with_spans
 
@@ -50,6 +50,9 @@ def test_enough_new_spans_are_due(home: FederationHome) -> None:
     begun(
         home, "20260401-000000-abcd", f"schema.time={json.dumps(TIME)}", "spans.names=['2026-02', '2026-03']"
     )
+    assert is_due(home, schedule, at("2026-05-06"))  # it did not come to its end
+
+    (home.workspace().runs_dir / "20260401-000000-abcd" / SUMMARY).write_text("{}")
     assert not is_due(home, schedule, at("2026-05-06"))
     assert is_due(home, schedule, at("2026-06-02"))
 
