@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -281,26 +280,40 @@ def test_a_node_that_calls_too_often_is_slowed_down(tmp_path: Path) -> None:
     assert codes[-1] == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_an_answer_is_taken_once(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
-    federation.register("first")
-    caplog.set_level(logging.INFO)
-    connection = flower_connection.Connection(federation.link(federation.keys["first"]))
-    connection.activate()
+def received(connection: flower_connection.Connection) -> Message:
+    """Returns the next message, once there is one."""
+    while (message := connection.receive(1 << 20, lambda: False)) is None:
+        pass
+    return message
+
+
+def test_an_answer_is_taken_once_while_its_run_goes_on(federation: Federation) -> None:
+    federation.register("first", "second")
+    first, second = (
+        flower_connection.Connection(federation.link(federation.keys[name])) for name in ("first", "second")
+    )
+    for each in (first, second):
+        each.activate()
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(federation.ask(ping())))
     asking.start()
-    received: list[Message] = []
-    while not received:
-        message = connection.receive(1 << 20, lambda: False)
-        received += [message] if message is not None else []
-    reply = reply_to_message(Reply(client="first"), received[0])
-    connection.send(reply, received[0], 0.0)
-    asking.join(PATIENCE_SECONDS)
+    request = received(first)
+    first.send(reply_to_message(Reply(client="first", values={"number": 1}), request), request, 0.0)
 
-    with pytest.raises(grpc.RpcError):
-        connection.send(reply_to_message(Reply(client="first"), received[0]), received[0], 0.0)
-    connection.close()
-    assert [answer.client for answer in answers[0][0]] == ["first"]
+    with pytest.raises(grpc.RpcError) as error:
+        first.send(reply_to_message(Reply(client="first", values={"number": 2}), request), request, 0.0)
+    assert asking.is_alive()
+    assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+    request = received(second)
+    second.send(reply_to_message(Reply(client="second"), request), request, 0.0)
+    asking.join(PATIENCE_SECONDS)
+    for each in (first, second):
+        each.close()
+    assert [(answer.client, answer.values.get("number")) for answer in answers[0][0]] == [
+        ("first", 1),
+        ("second", None),
+    ]
 
 
 def test_a_certificate_is_given_to_grpc_once_and_not_at_every_handshake() -> None:
