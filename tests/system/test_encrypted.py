@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -101,6 +103,17 @@ def test_same_row_twice_gives_other_output_shares(service: Running) -> None:
     first, second = (send(service.ticket(), pairs) for _ in range(2))
     assert [status for status, _ in first + second] == [200] * 6
     assert all(one[1] != other[1] for one, other in zip(first, second, strict=True))
+
+
+def test_connection_that_rested_is_still_open(service: Running) -> None:
+    """Or a request could meet its end: httpx lets a connection rest for 5 s, and uvicorn would as well."""
+    connection = HTTPConnection(urlsplit(service.url()).netloc, timeout=60)
+    for seconds in (7, 0):
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        assert connection.sock is not None
+        time.sleep(seconds)
+    connection.close()
 
 
 def test_request_id_works_once(service: Running) -> None:
