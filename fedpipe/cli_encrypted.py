@@ -87,7 +87,7 @@ def up(
         ),
     ] = "",
     max_growth_mib: Annotated[
-        int, typer.Option(min=1, help="By which a party may grow before fresh ones take over, in MiB.")
+        int, typer.Option(min=0, help="By which a party may grow before fresh ones take over, in MiB.")
     ] = 1024,
     deployment: DeploymentOption = None,
     tunnel_cert: TunnelCertOption = None,

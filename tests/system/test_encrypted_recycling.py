@@ -19,7 +19,7 @@ def test_parties_that_have_grown_are_replaced_without_a_failed_request(tmp_path:
     provisioning.install(provisioning.default_home(), print)
     shell = Shell(tmp_path)
     train(shell, "breast_cancer", "--set", "training.num_rounds=3")
-    words = ("--operator-sees-rows", "--buckets", "1", "--max-growth-mib", "1", "--deadline-seconds", "5")
+    words = ("--operator-sees-rows", "--buckets", "1", "--max-growth-mib", "0", "--deadline-seconds", "5")
     # One attempt: a second one would hide a failure of the first.
     with up(shell, "breast_cancer", *words) as service, service.active(attempts=1) as client:
         rows = rows_of(client, 1)
