@@ -13,7 +13,7 @@ from tests.system.federation import Site
 
 SUBNET = "10.77.0"
 ETH_IPV4, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD
-TCP, ICMPV6 = 6, 58
+IGMP, TCP, ICMPV6 = 2, 6, 58
 End = tuple[str, int]
 # Bound to no interface, an AF_PACKET socket sees the frames of all ports of the switch.
 CAPTURE = """

@@ -19,7 +19,7 @@ from fedpipe.encrypted import provisioning
 from server.prediction.access import new_key
 from tests.system.conftest import Shell
 from tests.system.encrypted_service import Running, train
-from tests.system.network import ETH_ARP, ETH_IPV4, ETH_IPV6, ICMPV6, TCP, Network, can_make_networks
+from tests.system.network import ETH_ARP, ETH_IPV4, ETH_IPV6, ICMPV6, IGMP, TCP, Network, can_make_networks
 from tests.unit.encrypted.certificates import Authority
 
 pytestmark = [
@@ -31,7 +31,7 @@ PARTIES = ("party0", "party1", "party2")
 HOSTS = ("coordinator", *PARTIES, "client")
 TUNNEL, CLIENTS, FRONT_END = 9440, (9443, 9444), 8601
 # What hosts ask each other before they can speak at all.
-NEIGHBORS = {(ETH_ARP, 0), (ETH_IPV6, 0), (ETH_IPV6, ICMPV6)}
+NEIGHBORS = {(ETH_ARP, 0), (ETH_IPV4, IGMP), (ETH_IPV6, 0), (ETH_IPV6, ICMPV6)}
 ROOT = Path(__file__).parents[2]
 # Asks by hand, as docs/encrypted-client.md has it, and keeps what nobody else may see.
 ASK = """
