@@ -86,6 +86,9 @@ def up(
             metavar="A,B,...", help="Numbers of rows computed at once; by default 1,32,256, of a CNN 1,8."
         ),
     ] = "",
+    max_growth_mib: Annotated[
+        int, typer.Option(min=0, help="By which a party may grow before fresh ones take over, in MiB.")
+    ] = 1024,
     deployment: DeploymentOption = None,
     tunnel_cert: TunnelCertOption = None,
     tunnel_key: TunnelKeyOption = None,
@@ -120,6 +123,7 @@ def up(
         rows_per_minute=rows_per_minute,
         deadline_seconds=deadline_seconds,
         buckets=parse_numbers("--buckets", buckets),
+        max_growth_bytes=max_growth_mib << 20,
         deployment=read_deployment(deployment) if deployment else None,
         credentials=read_credentials(tunnel_authority, tunnel_cert, tunnel_key),
         authority=party_authority,

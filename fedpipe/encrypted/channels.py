@@ -19,7 +19,7 @@ MAX_JSON_BYTES = 64 << 20  # a card holds vocabularies
 MAX_ERROR_CHARACTERS = 300
 MAX_IDLE_SECONDS = 600.0  # every request has a shorter deadline of its own
 _OTHER_VERSION = 409
-_RETRY_SECONDS = 0.1
+_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 5.0
 # With a new ticket and fresh shares the next try may succeed.
 _PASSING = (403, 409, 429, 500, 502, 503, 504)
 
@@ -34,7 +34,19 @@ class PassingError(EncryptedError):
     def __init__(self, message: str, *, retry_after: str = "") -> None:
         super().__init__(message)
         self.is_wait = retry_after.isdigit()
-        self.retry_seconds = float(retry_after) if self.is_wait else _RETRY_SECONDS
+        self._retry_after = float(retry_after) if self.is_wait else 0.0
+
+    def seconds_before(self, attempt: int) -> float:
+        """Returns the wait before the second or a later attempt: what the service said, or longer each time.
+
+        A service needs a moment to notice that a party is gone.
+
+        >>> [PassingError("").seconds_before(attempt) for attempt in (2, 3, 3000)]
+        [0.1, 0.8, 5.0]
+        """
+        if self.is_wait:
+            return self._retry_after
+        return min(_RETRY_SECONDS * 8.0 ** min(attempt - 2, 8), _MAX_RETRY_SECONDS)
 
 
 class OtherVersionError(EncryptedError):

@@ -186,9 +186,10 @@ class EncryptedClient:
             return await work()
         except PassingError as error:
             tries += not error.is_wait
-            if tries > self._attempts or time.monotonic() + error.retry_seconds >= deadline:
+            delay = error.seconds_before(tries)
+            if tries > self._attempts or time.monotonic() + delay >= deadline:
                 raise
-            await asyncio.sleep(error.retry_seconds)
+            await asyncio.sleep(delay)
         return await self._insist(work, deadline, tries)
 
     async def _try(self, card: ModelCard, inputs: NDArray[Any], deadline: float) -> tuple[Floats, bool]:

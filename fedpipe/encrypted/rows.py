@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -89,12 +90,19 @@ def _cell_text(value: object, place: str) -> str:
             # Half of a surrogate pair has no bytes, hence no hash.
             usable = value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
         case int() | float() | np.integer() | np.floating():
-            usable = math.isfinite(value)
+            usable = _is_finite(value)
         case _:
             usable = False
     if not usable:
         raise EncryptedError(f"Expected text, a finite number or None in {place}, found another: correct it.")
     return str(value)
+
+
+def _is_finite(value: float | np.integer[Any] | np.floating[Any]) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 @lru_cache(maxsize=4096)

@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 _START_SECONDS = 360.0
 _LOAD_SECONDS = 1800.0
 _LINE_BYTES = 1 << 20
+_GONE = "Expected the coordinator to live, found it gone."
 _WEIGHT_BYTES = 64 << 20  # of one weight's shares
 
 
@@ -192,7 +193,7 @@ class Committee:
                 self._fail(event["error"])
             else:
                 self._events.put_nowait(event)
-        self._fail("Expected the coordinator to live, found it gone.")
+        self._fail(_GONE)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         await process.wait()
@@ -207,7 +208,11 @@ class Committee:
         if self.failure.done():
             raise EncryptedError(self.failure.result())
         self._writer.write(json.dumps(message).encode() + b"\n")
-        await self._writer.drain()
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            self._fail(_GONE)
+            raise EncryptedError(self.failure.result()) from error
 
     async def _expect(self, kind: str, seconds: float) -> dict[str, Any]:
         """Returns the next event, which must be of this kind."""

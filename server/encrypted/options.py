@@ -30,6 +30,8 @@ class UpOptions:
       authority: of the certificates that parties on other hosts show their clients.
       rows_per_minute: that one key may ask for.
       buckets: numbers of rows that are computed at once; none: what suits the model.
+      max_growth_bytes: of any process of a committee, after which another committee takes over: TensorFlow
+        2.9's server keeps a little of every call.
     """
 
     workspace: Path
@@ -50,6 +52,7 @@ class UpOptions:
     deadline_seconds: float = 30.0
     poll_seconds: float = 1.0
     buckets: tuple[int, ...] = ()
+    max_growth_bytes: int = 1 << 30
     deployment: Deployment | None = None
     credentials: Credentials | None = None
     authority: Path | None = None

@@ -37,6 +37,8 @@ __all__ = ["read_state", "run_service", "state_path", "stop_service"]
 logger = logging.getLogger("fedpipe.encrypted")
 
 _STATE_SECONDS = 1.0
+# Longer than clients keep a connection (httpx: 5 s): who closes second never meets a closed one.
+_IDLE_SECONDS = 60
 _STOP_SECONDS = 60.0
 
 
@@ -147,6 +149,7 @@ def _make_web(options: UpOptions, service: Service, keys: KeyRing | None, url: s
         proxy_headers=False,
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
+        timeout_keep_alive=_IDLE_SECONDS,
     )
     return WebServer(config)
 

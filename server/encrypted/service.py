@@ -33,8 +33,6 @@ _CNN_BUCKETS = (1, 8)
 _OWNER_SECONDS = 600.0
 _MAX_BACKOFF_SECONDS = 60.0
 _STATUS_SECONDS = 5.0
-# TensorFlow 2.9's server keeps a little of every call.
-_MAX_GROWTH_BYTES = 1 << 30
 
 
 @dataclass(eq=False, kw_only=True)
@@ -49,10 +47,9 @@ class Active:
     figures: dict[str, Any] = field(default_factory=dict)
     first_bytes: int = 0
 
-    @property
-    def is_worn(self) -> bool:
-        """Whether a process has grown so much that a fresh one should take over."""
-        return self.first_bytes > 0 and _largest(self.figures) - self.first_bytes > _MAX_GROWTH_BYTES
+    def has_grown(self, max_growth_bytes: int) -> bool:
+        """Returns whether a process has grown so much that a fresh one should take over."""
+        return self.first_bytes > 0 and _largest(self.figures) - self.first_bytes > max_growth_bytes
 
 
 class Service:
@@ -73,6 +70,7 @@ class Service:
         self._preparing: asyncio.Task[Active] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._failures = 0
+        self._failures_in_a_row = 0
         self._not_before = 0.0
         self._asked = 0.0
 
@@ -83,7 +81,7 @@ class Service:
                 await self._look()
             except FedpipeError as error:
                 logger.warning("%s", error)
-            await asyncio.sleep(self._options.poll_seconds)
+            await self._pause()
 
     async def close(self) -> None:
         """Ends every process."""
@@ -113,6 +111,11 @@ class Service:
             "threat_model": threat_model(self._options),
         }
 
+    async def _pause(self) -> None:
+        """Returns when it is time to look again: at once when the committee fails."""
+        failure = self.active.committee.failure if self.active else asyncio.Future[str]()
+        await asyncio.wait([failure], timeout=self._options.poll_seconds)
+
     async def _look(self) -> None:
         self._drop_failed()
         try:
@@ -125,7 +128,9 @@ class Service:
         await self._take_over()
         await self._measure()
         active = self.active
-        stale = active is None or active.standing != wanted or active.is_worn
+        stale = (
+            active is None or active.standing != wanted or active.has_grown(self._options.max_growth_bytes)
+        )
         if stale and self._preparing is None and time.monotonic() >= self._not_before:
             self._preparing = asyncio.create_task(self._prepare(wanted))
 
@@ -151,15 +156,15 @@ class Service:
             successor = task.result()
         except (FedpipeError, OSError) as error:
             self._failures += 1
-            delay = min(2.0**self._failures, _MAX_BACKOFF_SECONDS)
-            self._not_before = time.monotonic() + delay
+            self._failures_in_a_row += 1
+            self._not_before = time.monotonic() + backoff_seconds(self._failures_in_a_row)
             if self.active is None:
                 self.reason = f"{error} Another try follows."
             self._say(f"not activated: {error}")
             return
         if self.active is not None:
             self._retire(self.active, seconds=self._settings.deadline_seconds)
-        self.active = successor
+        self.active, self._failures_in_a_row = successor, 0
         self._say(
             f"active: {successor.standing.name}:{successor.standing.version} "
             f"(largest error of the canary {successor.canary_error:.1e})"
@@ -237,6 +242,15 @@ class Service:
             "isolated": self._settings.isolated,
             "threat_model": threat_model(self._options),
         }
+
+
+def backoff_seconds(failures: int) -> float:
+    """Returns how long to wait after so many failures in a row, be they those of days.
+
+    >>> backoff_seconds(1), backoff_seconds(100_000)
+    (2.0, 60.0)
+    """
+    return min(2.0 ** min(failures, 10), _MAX_BACKOFF_SECONDS)
 
 
 def _largest(figures: dict[str, Any]) -> int:

@@ -12,7 +12,8 @@ _PARTIES = (
 _COORDINATOR = (
     "The coordinator moves no shares, but it directs the parties' TensorFlow, which obeys whoever reaches "
     "it: whoever controls the coordinator's process can order the shares of all three parties and read "
-    "rows and weights. The front end sees who asks, how often and how many rows, and no share."
+    "rows and weights. The front end sees who asks, how often and how many rows, and no share; but it names "
+    "the parties to clients, and starts the coordinator: whoever controls it can do as much."
 )
 _ONE_OPERATOR = (
     "HERE ONE OPERATOR RUNS ALL THREE PARTIES AND THE COORDINATOR: he can join the shares and see every row. "

@@ -15,15 +15,19 @@ HOSTS = [f"127.0.0.1:{port}" for port in (22310, 22311, 22312)]
 
 def serve(index: int) -> None:
     """Runs one of tf-encrypted's servers."""
+    from party.lifeline import die_with_parent
     from party.runtime import configure
 
+    die_with_parent()
     configure(HOSTS).start_server(f"server{index}").join()
 
 
 def main() -> None:
     """Answers until standard input ends."""
     from party.enclave import _raise_loopback
+    from party.lifeline import die_with_parent
 
+    die_with_parent()
     _raise_loopback()
     spawn = multiprocessing.get_context("spawn")
     for index in range(3):

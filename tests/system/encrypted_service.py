@@ -123,6 +123,33 @@ def send(
 
 
 @contextmanager
+def at_work(service: Running, num_clients: int = 2) -> Iterator[None]:
+    """Has clients ask all the time: every answer must come, and be that of the client's own row."""
+    stop, url = threading.Event(), service.url()
+    with EncryptedClient(url) as client:
+        rows = rows_of(client, 8 * num_clients)
+        expected = client.predict_encoded(rows).probabilities
+
+    def ask(number: int) -> int:
+        answers = 0
+        with EncryptedClient(url, timeout_seconds=SECONDS) as mine:
+            while not stop.is_set():
+                row = (number + num_clients * answers) % len(rows)
+                found = mine.predict_encoded(rows[row : row + 1]).probabilities
+                assert np.abs(found - expected[row]).max() < 1e-3
+                answers += 1
+        return answers
+
+    with ThreadPoolExecutor(num_clients) as pool:
+        asking = [pool.submit(ask, number) for number in range(num_clients)]
+        try:
+            yield
+        finally:
+            stop.set()
+    assert all(each.result() for each in asking)
+
+
+@contextmanager
 def lying_party(front_end: str, index: int, share: int) -> Iterator[str]:
     """Yields a front end whose party `index` adds one to one of its two shares of the answer."""
     truth: dict[str, str] = {}

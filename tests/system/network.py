@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.system.federation import Site
 
 SUBNET = "10.77.0"
-ETH_IPV4, TCP = 0x0800, 6
+ETH_IPV4, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD
+IGMP, TCP, ICMPV6 = 2, 6, 58
+End = tuple[str, int]
 # Bound to no interface, an AF_PACKET socket sees the frames of all ports of the switch.
 CAPTURE = """
 import socket, struct, sys
@@ -114,14 +116,34 @@ class Network:
             listener.stdout.readline()
             subprocess.run([*self.at(sender), sys.executable, "-c", talk, where], input=data, check=True)
 
-    def segments(self) -> list[tuple[tuple[str, int], tuple[str, int], bytes]]:
+    def segments(self) -> list[tuple[End, End, bytes]]:
         """Returns (from, to, payload) of every TCP segment that passed, but empty ones."""
-        content, found, at = self._capture.read_bytes(), [], 0
+        return [(sender, receiver, data) for sender, receiver, _, data in self._segments()]
+
+    def streams(self) -> dict[tuple[End, End], bytes]:
+        """Returns what passed from one end to another by TCP, in order; frames are captured twice or more."""
+        pieces: dict[tuple[End, End], dict[int, bytes]] = {}
+        for sender, receiver, number, data in self._segments():
+            known = pieces.setdefault((sender, receiver), {})
+            known[number] = max(known.get(number, b""), data, key=len)
+        return {ends: _join(known) for ends, known in pieces.items()}
+
+    def protocols(self) -> set[tuple[int, int]]:
+        """Returns EtherType and, of IP, the protocol of every frame that passed."""
+        kinds = ((int.from_bytes(frame[12:14], "big"), frame) for frame in self._frames())
+        offsets = {ETH_IPV4: 9, ETH_IPV6: 6}
+        return {(kind, frame[14 + offsets[kind]] if kind in offsets else 0) for kind, frame in kinds}
+
+    def _segments(self) -> Iterator[tuple[End, End, int, bytes]]:
+        for frame in self._frames():
+            yield from _segment(frame)
+
+    def _frames(self) -> Iterator[bytes]:
+        content, at = self._capture.read_bytes(), 0
         while at + 4 <= len(content):
             length = int.from_bytes(content[at : at + 4], "big")
-            found += _segment(content[at + 4 : at + 4 + length])
+            yield content[at + 4 : at + 4 + length]
             at += 4 + length
-        return found
 
     def end(self) -> None:
         """Takes everything down."""
@@ -131,7 +153,17 @@ class Network:
             subprocess.run(["ip", "netns", "del", namespace], check=False)
 
 
-def _segment(frame: bytes) -> list[tuple[tuple[str, int], tuple[str, int], bytes]]:
+def _join(pieces: dict[int, bytes]) -> bytes:
+    """Returns a stream from its pieces by sequence number, of which the first is the first that came."""
+    first, joined = next(iter(pieces)), bytearray()
+    for number, data in sorted(pieces.items(), key=lambda piece: (piece[0] - first) % (1 << 32)):
+        start = (number - first) % (1 << 32)
+        assert start <= len(joined), "a frame was not captured"
+        joined += data[len(joined) - start :]
+    return bytes(joined)
+
+
+def _segment(frame: bytes) -> list[tuple[End, End, int, bytes]]:
     packet = frame[14:]
     if int.from_bytes(frame[12:14], "big") != ETH_IPV4 or packet[9] != TCP:
         return []
@@ -140,7 +172,8 @@ def _segment(frame: bytes) -> list[tuple[tuple[str, int], tuple[str, int], bytes
     ports = int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big")
     payload = segment[4 * (segment[12] >> 4) :]
     sender, receiver = (".".join(map(str, packet[i : i + 4])) for i in (12, 16))
-    return [((sender, ports[0]), (receiver, ports[1]), payload)] if payload else []
+    number = int.from_bytes(segment[4:8], "big")
+    return [((sender, ports[0]), (receiver, ports[1]), number, payload)] if payload else []
 
 
 class NetworkSite(Site):

@@ -222,8 +222,10 @@ class Coordinator:
         from .runtime import tf
 
         self._key += 1
-        self._tell_all({"op": "run", "key": self._key, "bucket": bucket, "wanted": batch})
+        run = {"key": self._key, "bucket": bucket, "wanted": batch}
+        self._tell_all({"op": "run", **run})
         self._steps[bucket](tf.constant(self._key, tf.int64), self._weights).numpy()
+        self._tell_all({"op": "answer", **run})
         self._counters["num_runs"] += 1
 
 

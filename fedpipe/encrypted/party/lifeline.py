@@ -21,11 +21,19 @@ def begin() -> Dict[str, Any]:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.register(signal.SIGUSR1)  # says where each thread is, and no values
-    # A process that hangs does not see the end of its input: prctl(2) ends it all the same.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A process that hangs does not see the end of its input.
+    die_with_parent()
     settings: Dict[str, Any] = json.loads(_read_line())
     threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
     return settings
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when its parent ends, however that happens; prctl(2)."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended meanwhile
+        os._exit(1)
 
 
 def resident_bytes() -> int:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Sequence
 import tensorflow as tf
 import tf_encrypted as tfe
 
-from .runtime import INPUT, OUTPUT, WEIGHTS, unstage
+from .runtime import INPUT, OUTPUT, WEIGHTS, stage, unstage
 
 Layer = Dict[str, Any]
 Step = Callable[[Any, Any], Any]
@@ -30,25 +30,14 @@ def make_step(prot: Any, layers: Sequence[Layer], bucket: int, width: int, weigh
         output = _apply(prot, layers, weights, _private(prot, rows))
         for player, pair in zip(prot.servers, output.shares):
             with tf.device(player.device_name):
-                _stage_output(bucket, key, pair)
+                stage(f"{OUTPUT}-{bucket}", key, [share.value for share in pair])
         return tf.constant(0)
 
     traced = tf.function(step, autograph=False)
-    # Now, while no party waits for an output. A TensorFlow server takes the orders of all its clients one by
-    # one: tracing, which asks the parties for shapes, would come after that wait and never end.
+    # Now, and not in the first run, which is bounded by a deadline of its own.
     traced.get_concrete_function(tf.constant(0, tf.int64), weights)
     compute: Step = traced
     return compute
-
-
-def _stage_output(bucket: int, key: Any, pair: Sequence[Any]) -> None:
-    tf.raw_ops.MapStage(
-        key=key,
-        indices=[0, 1],
-        values=[pair[0].value, pair[1].value],
-        dtypes=[tf.int64] * 2,
-        shared_name=f"{OUTPUT}-{bucket}",
-    )
 
 
 def _unstage_everywhere(prot: Any, slot: str, key: Any) -> List[List[Any]]:

@@ -8,13 +8,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import channel, endpoint, lifeline
 from .inbox import Inbox
 from .weights import Weights
 
-_OWN = "/job:own/replica:0/task:0/device:CPU:0"
 _PURGE_SECONDS = 1.0
 
 
@@ -44,12 +43,12 @@ class Party:
                 self._orders.put(message)
 
     def _start_computing(self) -> None:
-        from .runtime import configure, tf
+        from .runtime import Staging, configure
 
         config = configure(self._settings["hosts"])
         index = self._settings["index"]
         self._server = config.start_server(f"server{index}")
-        tf.config.experimental_connect_to_host(self._settings["hosts"][index], job_name="own")
+        self._staging = Staging(self._server.target, index)
 
     def _open_endpoint(self) -> None:
         tls = self._settings["tls"]
@@ -79,41 +78,43 @@ class Party:
         try:
             while True:
                 order = self._orders.get()
-                if order["op"] == "weights":
-                    self._stage_weights(order["count"])
-                else:
-                    self._run(order)
+                _DEEDS[order["op"]](self, order)
         except BaseException as error:
             # The type only: a message of TensorFlow may show values.
             self._send({"event": "fault", "error": type(error).__name__})
             raise
 
-    def _stage_weights(self, count: int) -> None:
-        from .runtime import WEIGHTS, num_staged, stage, tf
+    def _stage_weights(self, order: channel.Message) -> None:
+        from .runtime import WEIGHTS
 
-        with tf.device(_OWN):
-            for number, pair in enumerate(self._weights.take(count)):
-                stage(WEIGHTS, number, pair)
-            # Staging is done later, when the server comes to it. An order of the coordinator's to unstage
-            # could come first, and while it waited the server would take no other: so see it done.
-            if num_staged(WEIGHTS) != count:
-                raise RuntimeError("Expected all weights to be staged.")
+        for number, pair in enumerate(self._weights.take(order["count"])):
+            self._staging.put(WEIGHTS, number, pair)
         self._send({"event": "weights"})
 
     def _run(self, order: channel.Message) -> None:
-        from .runtime import INPUT, OUTPUT, stage, tf, unstage
+        from .runtime import INPUT
 
-        key, bucket, wanted = order["key"], order["bucket"], [tuple(each) for each in order["wanted"]]
-        joined = self._inbox.take(wanted, self._settings["input_width"], bucket)
-        with tf.device(_OWN):
-            stage(f"{INPUT}-{bucket}", key, joined)
-            output = unstage(f"{OUTPUT}-{bucket}", tf.constant(key, tf.int64))
-        self._inbox.answer(wanted, (output[0].numpy(), output[1].numpy()))
+        bucket = order["bucket"]
+        joined = self._inbox.take(_wanted(order), self._settings["input_width"], bucket)
+        self._staging.put(f"{INPUT}-{bucket}", order["key"], joined)
+
+    def _answer(self, order: channel.Message) -> None:
+        from .runtime import OUTPUT
+
+        output = self._staging.take(f"{OUTPUT}-{order['bucket']}", order["key"])
+        self._inbox.answer(_wanted(order), output)
 
     def _purge(self) -> None:
         while True:
             time.sleep(_PURGE_SECONDS)
             self._inbox.purge()
+
+
+_DEEDS = {"weights": Party._stage_weights, "run": Party._run, "answer": Party._answer}
+
+
+def _wanted(order: channel.Message) -> List[Tuple[str, int]]:
+    return [(request_id, rows) for request_id, rows in order["wanted"]]
 
 
 def main() -> None:

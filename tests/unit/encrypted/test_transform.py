@@ -158,7 +158,7 @@ def test_rows_may_hold_numbers_none_and_other_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), [61], b"61", "\ud800", "inf", "-Infinity", "1e999"]
+    "value", [float("nan"), float("inf"), [61], b"61", "\ud800", "inf", "-Infinity", "1e999", 10**400]
 )
 def test_cell_that_is_no_finite_number_or_text_is_refused(value: object) -> None:
     with pytest.raises(EncryptedError, match="column 'age' of row 1") as refused:
