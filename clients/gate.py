@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from clients.home import NodeHome
 from clients.policy import NodePolicy
+from clients.records import forget_records
 from clients.sources import hold_listing
 from fedpipe.errors import DataError, FedpipeError, LedgerError
 from fedpipe.federation import Refusal, Request
@@ -22,6 +23,7 @@ class Gate:
     def __init__(self, home: NodeHome, sources: Sequence[str]) -> None:
         self._home, self._sources = home, tuple(sources)
         self._client = home.membership.client
+        self._run_id = ""
 
     def decide(self, request: Request) -> Refusal | Mapping[str, str]:
         """Returns the node's configuration for `request`, or why it is refused.
@@ -42,6 +44,7 @@ class Gate:
             logger.warning("Refused: %s", refusal.reason, extra=told)
             return refusal
         logger.info("Answering.", extra=told)
+        self._turn_to(request)
         return self._node_config(request)
 
     def _check(self, request: Request) -> Refusal | None:
@@ -59,6 +62,12 @@ class Gate:
         if request.step in ("ingest", "claim"):
             hold_listing(listing, self._sources)
         return None
+
+    def _turn_to(self, request: Request) -> None:
+        """Keeps the records of one run at a time in memory: those of a year's runs would fill it."""
+        if request.run_id != self._run_id or request.step == "finish":
+            forget_records()
+        self._run_id = request.run_id
 
     def _count(self, request: Request, total: float | None) -> None:
         """Notes what a run claims in all. A claim counts for ever, whether or not it was used up.

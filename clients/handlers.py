@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from clients.node import Node, encode
+from clients.node import Node
+from clients.records import encode
 from clients.training import local_task
 from fedpipe.data import Transform
 from fedpipe.data.profile import feature_counts

@@ -7,22 +7,16 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clients.division import Division
-from clients.index import first_spans, index_identity, record_digests
+from clients.index import index_identity
 from clients.policy import NodePolicy
+from clients.records import bounded, committed, read_shard
 from clients.sources import read_listing
-from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
-from fedpipe.data.readers import Source
-from fedpipe.data.shard import record_identities
-from fedpipe.data.transform import Inputs
-from fedpipe.data.users import bound_contributions
+from fedpipe.data import Shard
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.flower_messages import NAME_PATTERN
@@ -32,11 +26,9 @@ from fedpipe.federation.witness import exchange_heads, heads_to_show
 from fedpipe.files import sha256
 from fedpipe.ledger import Block, Ledger, LedgerStore
 from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_digest
-from fedpipe.memory import align
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
 MIN_KEY_BYTES = 16
-MAX_CLIENTS = 16_384  # of a simulation in one process: each keeps its records in memory
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +157,7 @@ class Node:
         shard, user = self.records(terms), terms.plan.user
         if user is None:
             return shard
-        return _bounded(shard, terms.data_schema.model_dump_json(), user.max_records, self.key)
+        return bounded(shard, terms.data_schema.model_dump_json(), user.max_records, self.key)
 
     def records(self, terms: RunTerms) -> Shard:
         """Returns the node's records in the spans of `terms`, as these read them; kept in memory.
@@ -176,7 +168,7 @@ class Node:
         schema = terms.data_schema.model_dump_json()
         index = self._index_path(terms)
         with self._owner_told():
-            return _shard(
+            return read_shard(
                 listing.sources, listing.stamp, schema, terms.eval_fraction, terms.spans, self.key, index
             )
 
@@ -209,7 +201,7 @@ class Node:
     def commitments(self, terms: RunTerms) -> dict[str, str]:
         """Returns, by declared span, the keyed commitment to the node's records in it; kept in memory."""
         shard = self.records(terms)
-        return {span: _commitment(shard, self.key, span) for span in terms.spans}
+        return {span: committed(shard, self.key, span) for span in terms.spans}
 
     def vouch(self, run_id: str, terms: RunTerms, steps: Collection[str], *, code: str) -> Attestation:
         """Returns what the node claimed for `steps` of the run, signed with its ledger's key.
@@ -271,60 +263,3 @@ def _ledger_store(config: Mapping[str, object]) -> LedgerStore:
     """Returns the store at the path or the URL `ledger`; `ledger_key` is the file of its key."""
     key = config.get("ledger_key")
     return LedgerStore.at(str(config["ledger"]), key=None if key is None else Path(str(key)))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Encoded:
-    """Labelled records as model inputs, int32 (n,) classes, (n,) names of spans and numbers of users, if any.
-
-    Its repr shows none.
-    """
-
-    features: Inputs
-    labels: NDArray[np.int32]
-    spans: NDArray[np.str_]
-    users: NDArray[np.int64] | None = None
-
-
-def encode(shard: Shard, transform: Transform) -> Encoded:
-    """Returns `shard`'s records as model inputs; kept in memory for the rounds of a run."""
-    return _encode(shard, transform.model_dump_json())
-
-
-@lru_cache(maxsize=MAX_CLIENTS)
-def _shard(
-    sources: tuple[Source, ...],
-    _stamp: str,
-    schema: str,
-    eval_fraction: float,
-    spans: tuple[str, ...],
-    key: bytes,
-    index: Path | None,
-) -> Shard:
-    parsed = Schema.model_validate_json(schema)
-    shard = open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key)
-    if index is not None:
-        records = record_digests(record_identities(shard.frame, parsed), key)
-        shard = replace(shard, spans=first_spans(index, records, shard.spans))
-    return shard.within(spans)
-
-
-@lru_cache(maxsize=MAX_CLIENTS)
-def _bounded(shard: Shard, schema: str, max_records: int, key: bytes) -> Shard:
-    parsed = Schema.model_validate_json(schema)
-    return bound_contributions(shard, parsed, max_records=max_records, key=key)
-
-
-@lru_cache(maxsize=MAX_CLIENTS)
-def _commitment(shard: Shard, key: bytes, span: str) -> str:
-    # A run asks for it twice: when it is offered, and when it is claimed.
-    return commitment(shard, key, span=span)
-
-
-@lru_cache(maxsize=MAX_CLIENTS)
-def _encode(shard: Shard, transform: str) -> Encoded:
-    features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
-    if isinstance(features, np.ndarray):
-        features = align(features)  # once: TensorFlow copies other arrays in every round
-    labels = shard.labels.astype(np.int32)
-    return Encoded(features=features, labels=labels, spans=shard.spans, users=shard.users)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from clients.node import Encoded, Node
+from clients.node import Node
+from clients.records import Encoded
 from fedpipe.data.balance import Balance
 from fedpipe.data.users import rows_by_user
 from fedpipe.errors import FederationError

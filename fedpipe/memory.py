@@ -1,7 +1,8 @@
-"""Arrays that TensorFlow can use where they lie: copies of records and noise cost more than the model."""
+"""Arrays that TensorFlow can use where they lie, as copies cost more than the model; memory given back."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -30,3 +31,10 @@ def align(array: NDArray[np.float32]) -> NDArray[np.float32]:
     copy = empty_aligned(array.shape)
     copy[...] = array
     return copy
+
+
+def give_back() -> None:
+    """Returns freed memory to the system: glibc keeps much of what a large model took, for the next one."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

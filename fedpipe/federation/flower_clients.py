@@ -14,7 +14,8 @@ from fedpipe.federation.witness import Witness
 
 from flwr.serverapp import Grid  # isort: skip
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
+LATENESS, LONGEST_POLL_SECONDS = 0.03, 1.0
 
 
 class FlowerClients:
@@ -88,13 +89,17 @@ class FlowerClients:
 
     def _connected(self, deadline: float) -> list[int]:
         """Returns the nodes that are there, after waiting for those that are awaited."""
-        nodes = self._online()
+        nodes, begun = self._online(), time.monotonic()
         while len(nodes) < self._awaited and time.monotonic() < deadline:
-            time.sleep(self._poll_seconds)
+            self._pause(time.monotonic() - begun)
             nodes = self._online()
         # Whoever is still away is asked as soon as it connects; nobody waits for it again.
         self._awaited = 1
         return nodes
+
+    def _pause(self, waited_seconds: float) -> None:
+        """Sleeps until the next look, the longer the wait so far: each is a transaction at the SuperLink."""
+        time.sleep(max(self._poll_seconds, min(LATENESS * waited_seconds, LONGEST_POLL_SECONDS)))
 
     def _online(self) -> list[int]:
         nodes = sorted(self._grid.get_node_ids())
@@ -110,15 +115,17 @@ class FlowerClients:
         return self._names.get(node, f"node-{node}")
 
     def _collect(self, pending: dict[str, int], deadline: float) -> Iterator[Reply | Refusal]:
+        begun = time.monotonic()
         while pending:
             for message in self._grid.pull_messages(list(pending)):
                 # Whatever answers nothing that is still open came twice, or too late.
                 node = pending.pop(message.metadata.reply_to_message_id, None)
                 if node is not None:
                     yield self._identified(message_to_reply(message, self._name(node)), node)
-            if not pending or time.monotonic() > deadline:
+            now = time.monotonic()
+            if not pending or now > deadline:
                 break
-            time.sleep(self._poll_seconds)
+            self._pause(now - begun)
         yield from (self._absent(node, "no answer in time") for node in pending.values())
 
     def _identified(self, answer: Reply | Refusal, node: int) -> Reply | Refusal:

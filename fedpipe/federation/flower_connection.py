@@ -61,6 +61,7 @@ LOOK_SECONDS = 1.0
 BACKOFF_SECONDS = 0.02
 PUSH_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 CLOCK = "clock: "
+RUN_ENDED = grpc.StatusCode.PERMISSION_DENIED  # Flower's word for it
 
 logger = logging.getLogger("fedpipe.node")
 
@@ -144,7 +145,7 @@ class Connection:
                 return
 
     def receive(self, max_bytes: int, is_over: Callable[[], bool]) -> Message | None:
-        """Returns the next message, None if there is none for a while or `is_over`.
+        """Returns the next message, None if there is none for a while, its run has ended, or `is_over`.
 
         Raises:
           FederationError: it is malformed or too large.
@@ -167,6 +168,10 @@ class Connection:
         except (FederationError, ValueError, KeyError):
             self._confirm(run_id, tree.object_id)
             raise
+        except grpc.RpcError as error:
+            if error.code() != RUN_ENDED:
+                raise
+            return None
 
     def _fetch(self, run_id: int, identity: str, objects: list[str], max_bytes: int) -> Message:
         pull = make_pull_object_fn_protobuf(self._timed(self._stub.PullObject), self._node, run_id)

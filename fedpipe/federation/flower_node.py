@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from fedpipe.errors import FederationError
 from fedpipe.federation import flower_compat
-from fedpipe.federation.flower_connection import Connection, Link
+from fedpipe.federation.flower_connection import RUN_ENDED, Connection, Link
 from fedpipe.federation.flower_messages import message_to_request, refusal_kind, reply_to_message
 from fedpipe.federation.local_grid import NodeConfig, new_context
 from fedpipe.federation.messages import Refusal, Request
@@ -34,6 +34,9 @@ from flwr.clientapp import ClientApp  # isort: skip
 # Our SuperLink lets a node wait for a message; one that answers at once must not be asked all the time.
 PROMPT_SECONDS, POLL_SECONDS = 1.0, 3.0
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 60.0
+
+# Nobody waits for an answer: it was given already, or too late, or its run has ended.
+NOT_NEEDED = (grpc.StatusCode.FAILED_PRECONDITION, RUN_ENDED)
 
 Decide = Callable[[Request], "Refusal | NodeConfig"]
 ANSWERED, FAILED = "answered", "failed"
@@ -153,7 +156,7 @@ class SuperNode:
         try:
             connection.send(reply, message, time.monotonic() - begun)
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+            if error.code() not in NOT_NEEDED:
                 raise
             logger.info("An answer came too late, or twice; it was not needed.")
 

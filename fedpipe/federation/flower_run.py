@@ -145,15 +145,20 @@ class _Grid(GrpcGrid):
 
 
 def _start(control: str) -> int:
-    bundle = io.BytesIO()
-    with zipfile.ZipFile(bundle, "w") as archive:
-        archive.writestr("pyproject.toml", PROJECT)
-    fab = fab_to_proto(Fab("", bundle.getvalue(), {}))
+    fab = fab_to_proto(Fab("", _bundle(), {}))
     with _control(control) as stub:
         run_id = int(stub.StartRun(StartRunRequest(fab=fab), timeout=CALL_SECONDS).run_id)
     if not run_id:
         raise FederationError("Expected the SuperLink to start a run, found it refusing: its log says why.")
     return run_id
+
+
+def _bundle() -> bytes:
+    """Returns the same bytes for every run, without a date: Flower keeps each bundle that differs."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("pyproject.toml"), PROJECT)
+    return stream.getvalue()
 
 
 @contextmanager

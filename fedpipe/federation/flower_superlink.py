@@ -13,6 +13,8 @@ State is in SQLite: a SuperLink that was killed goes on where it was.
 
 from __future__ import annotations
 
+import datetime as dt
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedpipe.errors import ConfigError
+from fedpipe.errors import ConfigError, FederationError
 from fedpipe.federation import flower_compat
 from fedpipe.federation.connections import ConnectionLimits, Connections
 from fedpipe.federation.flower_guard import Guard
 from fedpipe.federation.flower_servicers import AppIo, Fleet, News
+from fedpipe.federation.flower_state import StateFile, forget_old
 from fedpipe.federation.pki import read_public
 from fedpipe.federation.refusals import Refusals
 from fedpipe.federation.relay import Relay
@@ -35,9 +38,7 @@ with flower_compat.hidden("tensorflow", "ray"):
     from flwr.proto.control_pb2_grpc import add_ControlServicer_to_server
     from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
     from flwr.proto.serverappio_pb2_grpc import add_ServerAppIoServicer_to_server
-    from flwr.server.superlink.linkstate import LinkStateFactory
     from flwr.supercore.ffs import FfsFactory
-    from flwr.supercore.object_store import ObjectStoreFactory
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
     from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin, NoOpControlAuthzPlugin
     from flwr.superlink.servicer.control.control_account_auth_interceptor import (
@@ -102,15 +103,14 @@ class SuperLink:
         limits: Limits,
         on_refusal: Callable[[str], None] = _ignore,
     ) -> None:
-        self._states = LinkStateFactory(str(database))
-        parts = (self._states, FfsFactory(str(bundles)), ObjectStoreFactory(str(database)))
-        self._states.state()  # one process makes the tables
+        self._state = StateFile(database)
+        parts = (self._state, FfsFactory(str(bundles)), self._state)
         tls = grpc.dynamic_ssl_server_credentials(_configuration(certificates()), renewals(certificates))
         self._members = set(self._registered())
         refusals = Refusals(on_refusal)
         connections = Connections(limits.connections, refusals)
         guard = Guard(
-            self._states,
+            self._state,
             is_member=lambda key: key in self._members,
             max_calls_per_second=limits.max_calls_per_second,
             connections=connections,
@@ -146,32 +146,46 @@ class SuperLink:
         for stopped in [server.stop(STOP_SECONDS) for server in self._servers]:
             stopped.wait()
         self._relay.stop()
+        self._state.close()
 
     def num_online(self) -> int:
         """Returns how many nodes are connected."""
-        return len(self._states.state().get_node_info(statuses=("online",)))
+        with self._state.opened() as opened:
+            return len(opened.state.get_node_info(statuses=("online",)))
+
+    def forget_old(self, now: dt.datetime) -> None:
+        """Deletes what is left of ended runs and of requests that can be answered no more.
+
+        Raises:
+          FederationError: the state is locked or its disk full; the next time may do better.
+        """
+        try:
+            with self._state.opened() as opened:
+                forget_old(opened, now)
+        except sqlite3.Error as error:
+            raise FederationError(f"Expected to tidy the SuperLink's state, found: {error}.") from error
 
     def register(self, keys: Mapping[str, str]) -> tuple[int, int]:
         """Makes the registered nodes exactly those of `keys`, public keys in OpenSSH's format by name.
 
         Returns how many nodes are new, and how many keys were struck off.
         """
-        state = self._states.state()
         wanted = {public_key_to_bytes(read_public(text)) for text in keys.values()}
         known = self._registered()
         self._members = wanted & known.keys()
-        for key in known.keys() - wanted:
-            state.delete_node(NOOP_FLWR_AID, known[key])
-        for key in wanted - known.keys():
-            state.create_node(NOOP_FLWR_AID, key, HEARTBEAT_DEFAULT_INTERVAL)
+        with self._state.opened() as opened:
+            for key in known.keys() - wanted:
+                opened.state.delete_node(NOOP_FLWR_AID, known[key])
+            for key in wanted - known.keys():
+                opened.state.create_node(NOOP_FLWR_AID, key, HEARTBEAT_DEFAULT_INTERVAL)
         self._members = wanted
         return len(wanted - known.keys()), len(known.keys() - wanted)
 
     def _registered(self) -> dict[bytes, int]:
         """Returns the nodes that were not struck off, by public key as Flower serialises it."""
-        return {
-            node.public_key: node.node_id for node in self._states.state().get_node_info(statuses=REGISTERED)
-        }
+        with self._state.opened() as opened:
+            found = opened.state.get_node_info(statuses=REGISTERED)
+        return {node.public_key: node.node_id for node in found}
 
 
 def _listen(addresses: Addresses, connections: Connections) -> Relay:

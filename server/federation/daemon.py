@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 2.0
 SCHEDULE_SECONDS = 20.0
 RENEW_SECONDS = 3600.0
+FORGET_SECONDS = 60.0
 STOP_SECONDS = 20.0
 STALLED_SECONDS = 120.0
 RETRY_SECONDS = 1800.0  # after a run for new spans has failed; one by the calendar waits for its next date
@@ -118,8 +119,12 @@ class _Daemon:
         self._superlink.start()
         self.is_ready = True
         logger.info("Up.", extra={"federation": self._home.settings.name, "address": self._address})
-        due = {self._follow_schedule: 0.0, self._follow_certificate: RENEW_SECONDS}
-        pauses = {self._follow_schedule: SCHEDULE_SECONDS, self._follow_certificate: RENEW_SECONDS}
+        pauses = {
+            self._follow_schedule: SCHEDULE_SECONDS,
+            self._follow_certificate: RENEW_SECONDS,
+            self._forget: FORGET_SECONDS,
+        }
+        due = dict(pauses) | {self._follow_schedule: 0.0}
         begun = time.monotonic()
         try:
             while not self._stopping.wait(TICK_SECONDS):
@@ -161,6 +166,12 @@ class _Daemon:
             _renew(self._home)
         except FedpipeError as error:
             logger.error("The certificate cannot be renewed: %s", error)
+
+    def _forget(self) -> None:
+        try:
+            self._superlink.forget_old(utc_now())
+        except FedpipeError as error:
+            logger.error("%s", error)
 
     def _follow_schedule(self) -> None:
         if self._child is not None:

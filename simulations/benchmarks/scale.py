@@ -13,9 +13,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLIENT_RECORDS, NUM_FEATURES, NUM_ROUNDS = 100, 8, 2
 NUM_CLIENTS = (10, 50, 250)
@@ -102,6 +105,11 @@ def settings(units: int) -> dict[str, Any]:
 
 def write_records(path: Path, num_clients: int) -> None:
     """Writes a table of CLIENT_RECORDS records for each client."""
+    make_records(num_clients).to_parquet(path)
+
+
+def make_records(num_clients: int) -> pd.DataFrame:
+    """Returns CLIENT_RECORDS records for each client."""
     import pandas as pd
 
     generator, count = np.random.default_rng(0), num_clients * CLIENT_RECORDS
@@ -110,4 +118,4 @@ def write_records(path: Path, num_clients: int) -> None:
     frame["label"] = np.where(features[:, 0] + 0.3 * generator.normal(size=count) > 0.5, "yes", "no")
     frame["client"] = [f"client-{number:05d}" for number in np.repeat(np.arange(num_clients), CLIENT_RECORDS)]
     frame["record"] = [f"r{number}" for number in range(count)]
-    frame.to_parquet(path)
+    return frame

@@ -9,6 +9,7 @@ import pytest
 from clients.gate import Gate
 from clients.home import NodeHome
 from clients.node import Node
+from clients.records import read_shard
 from clients.site_policy import SitePolicy, read_policy, write_policy
 from fedpipe.errors import ConfigError
 from fedpipe.federation import Refusal, Request
@@ -151,3 +152,20 @@ def test_mistakes_in_a_policy_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="colour"):
         read_policy(tmp_path / "policy.yaml")
+
+
+def test_records_of_one_run_at_a_time_stay_in_memory(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    home, gate = make_gate()
+    (home.root.parent / "records.csv").write_text("record_id,age,town,ill\nr1,31,ulm,y\n")
+
+    def read(run_id: str) -> int:
+        config = gate.decide(a_request("ingest", run_id))
+        assert not isinstance(config, Refusal)
+        Node.from_config(config).records(make_terms())
+        return read_shard.cache_info().currsize
+
+    assert [read("run-1"), read("run-2"), read("run-2")] == [1, 1, 1]
+    gate.decide(a_request("finish", "run-2"))
+    assert read_shard.cache_info().currsize == 0

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from clients.node import Node, encode
+from clients.node import Node
+from clients.records import encode
 from fedpipe.errors import FederationError, LedgerError
 from fedpipe.federation import Request
 from fedpipe.federation.terms import RunTerms

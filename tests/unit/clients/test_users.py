@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from clients import handlers
-from clients.node import Node, encode
+from clients.node import Node
+from clients.records import encode
 from clients.training import local_task
 from fedpipe.data import Transform
 from fedpipe.errors import FedpipeError, LedgerError
