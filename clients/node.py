@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clients.division import Division
+from clients.findings import log_findings
 from clients.index import first_spans, index_identity, record_digests
 from clients.policy import NodePolicy
 from clients.sources import read_listing
@@ -306,6 +307,7 @@ def _shard(
     if index is not None:
         records = record_digests(record_identities(shard.frame, parsed), key)
         shard = replace(shard, spans=first_spans(index, records, shard.spans))
+    log_findings(shard, parsed, spans)
     return shard.within(spans)
 
 
