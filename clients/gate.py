@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from clients.home import NodeHome
 from clients.policy import NodePolicy
 from clients.sources import hold_listing
-from fedpipe.errors import DataError, FedpipeError, LedgerError
+from fedpipe.errors import ConfigError, DataError, FedpipeError, LedgerError
 from fedpipe.federation import Refusal, Request
 from fedpipe.federation.messages import ABSENT
 from fedpipe.federation.terms import RunTerms
+from fedpipe.ledger import Ledger
 
 logger = logging.getLogger("fedpipe.node")
 
@@ -22,6 +23,7 @@ class Gate:
     def __init__(self, home: NodeHome, sources: Sequence[str]) -> None:
         self._home, self._sources = home, tuple(sources)
         self._client = home.membership.client
+        self._counted = ""  # the run that the claim before the ClientApp is the first to count for
 
     def decide(self, request: Request) -> Refusal | Mapping[str, str]:
         """Returns the node's configuration for `request`, or why it is refused.
@@ -30,9 +32,12 @@ class Gate:
         """
         try:
             refusal = self._check(request)
-        except DataError:
-            logger.exception("The records cannot be read.")
+        except DataError as error:
+            logger.error("The records cannot be read. %s", error)
             refusal = self._refuse("its records cannot be read; its own log says why", "")
+        except ConfigError as error:
+            logger.error("The site policy cannot be read. %s", error)
+            refusal = self._refuse("its site policy cannot be read; its own log says why", "ConfigError")
         except FedpipeError as error:
             refusal = self._refuse(str(error), type(error).__name__)
         told: dict[str, object] = {"run": request.run_id, "step": request.step}
@@ -78,7 +83,21 @@ class Gate:
                 "this one: refused by policy."
             )
         note = self._home.note(request.run_id)
+        self._counted = "" if note.claimed else request.run_id
         self._home.keep_note(note.model_copy(update={"epsilon": epsilon, "claimed": True}))
+
+    def on_claim_refused(self, run_id: str) -> None:
+        """Takes a claim that the ledger did not accept off the total: it reserved nothing, and never will."""
+        if run_id != self._counted:
+            return  # an earlier request of this run was counted, and may have been accepted
+        try:
+            with Ledger(self._home.ledger_path) as ledger:
+                stands = ledger.has_claim(run_id, self._client)
+        except LedgerError as error:
+            logger.error("A refused claim stays counted. %s", error)
+            return
+        if not stands:
+            self._home.forget_claim(run_id)
 
     def _refuse(self, reason: str, kind: str) -> Refusal:
         return Refusal(client=self._client, reason=reason, kind=kind)

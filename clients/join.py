@@ -30,7 +30,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
       WorkspaceError: the node runs already.
     """
     from fedpipe.federation.flower_connection import Link
-    from fedpipe.federation.flower_node import Listener, SuperNode
+    from fedpipe.federation.flower_node import ANSWERED, Listener, SuperNode
 
     from clients.app import app  # isort: skip
 
@@ -49,6 +49,11 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
             except OSError:
                 logger.exception("The state of the node cannot be kept.")  # a full disk must not end it
 
+        def count(run_id: str, step: str, outcome: str) -> None:
+            figures.on_answer(step, outcome)
+            if step == "claim" and outcome != ANSWERED:
+                gate.on_claim_refused(run_id)
+
         node = SuperNode(
             Link(
                 address=membership.address,
@@ -58,7 +63,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
             app,
             decide=gate.decide,
             may_work=lambda: not home.is_paused,
-            listener=Listener(on_state=tell, on_contact=figures.on_contact, on_answer=figures.on_answer),
+            listener=Listener(on_state=tell, on_contact=figures.on_contact, on_answer=count),
             max_message_bytes=policy.max_message_bytes,
         )
         for number in (signal.SIGTERM, signal.SIGINT):

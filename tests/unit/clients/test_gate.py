@@ -81,6 +81,48 @@ def test_all_runs_together_stay_below_the_total(
     assert "refused by policy" in refusal.reason
 
 
+def test_a_claim_that_the_ledger_refused_takes_nothing_off_the_total(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    terms = make_terms()
+    home, gate = make_gate(total_epsilon=1.5 * terms.plan.total_epsilon())
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+
+    assert not isinstance(gate.decide(a_request("claim", "run-1", **values)), Refusal)
+    gate.on_claim_refused("run-1")
+    assert home.notes() == []
+
+    assert not isinstance(gate.decide(a_request("claim", "run-2", **values)), Refusal)
+
+
+def test_a_claim_that_was_counted_before_stays_counted_when_it_is_repeated(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    # The ledger may have been replaced by an older one, which does not know the claim.
+    terms = make_terms()
+    home, gate = make_gate(total_epsilon=1.5 * terms.plan.total_epsilon())
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("claim", "run-1", **values))
+
+    gate.decide(a_request("claim", "run-1", **values))
+    gate.on_claim_refused("run-1")
+
+    assert [note.claimed for note in home.notes()] == [True]
+
+
+def test_an_approval_outlives_a_refused_claim(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    home, gate = make_gate(manual_approval=True)
+    home.keep_note(home.note("run-1").model_copy(update={"approved": True}))
+    values = {"terms": make_terms().model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("claim", "run-1", **values))
+
+    gate.on_claim_refused("run-1")
+
+    assert [(note.approved, note.claimed, note.epsilon) for note in home.notes()] == [(True, False, None)]
+
+
 def test_the_policy_is_read_again_for_every_request(make_gate: MakeGate) -> None:
     home, gate = make_gate()
     assert not isinstance(gate.decide(a_request("ingest")), Refusal)
@@ -89,13 +131,17 @@ def test_the_policy_is_read_again_for_every_request(make_gate: MakeGate) -> None
     assert isinstance(gate.decide(a_request("statistics")), Refusal)
 
 
-def test_a_node_whose_policy_is_damaged_answers_nobody(make_gate: MakeGate) -> None:
+def test_a_node_whose_policy_is_damaged_answers_nobody(
+    make_gate: MakeGate, caplog: pytest.LogCaptureFixture
+) -> None:
     home, gate = make_gate()
     home.policy_path.write_text("block_epsilon: -1\n")
 
     refusal = gate.decide(a_request("statistics"))
     assert isinstance(refusal, Refusal)
     assert refusal.kind == "ConfigError"
+    assert str(home.root) not in refusal.reason and "block_epsilon" not in refusal.reason
+    assert "block_epsilon" in caplog.text
 
 
 def test_finish_forgets_which_files_were_read(make_gate: MakeGate) -> None:
