@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -20,8 +21,11 @@ logger = logging.getLogger("fedpipe.node")
 class Gate:
     """Stands before the ClientApp: a request passes with the node's records and ledger, or not at all."""
 
-    def __init__(self, home: NodeHome, sources: Sequence[str]) -> None:
-        self._home, self._sources = home, tuple(sources)
+    def __init__(
+        self, home: NodeHome, sources: Sequence[str], names: Mapping[str, str] | None = None
+    ) -> None:
+        """Answers from `sources`; `names` are what they call columns, by the canonical name."""
+        self._home, self._sources, self._names = home, tuple(sources), dict(names or {})
         self._client = home.membership.client
         self._counted = ""  # the run that the claim before the ClientApp is the first to count for
 
@@ -108,5 +112,6 @@ class Gate:
             "source": str(self._home.listing_path(request.run_id)),
             "key": str(self._home.record_key_path),
             "ledger": str(self._home.ledger_path),
+            "columns": json.dumps(self._names),
             "policy": NodePolicy.of_site(self._home.policy).model_dump_json(),
         }

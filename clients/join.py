@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from clients.gate import Gate
 from clients.home import NodeHome
@@ -19,8 +19,12 @@ from fedpipe.ledger import utc_now
 logger = logging.getLogger("fedpipe.node")
 
 
-def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
+def join(
+    home: NodeHome, sources: Sequence[str], *, names: Mapping[str, str] | None = None, metrics: str = ""
+) -> None:
     """Serves requests about the records in `sources` until SIGTERM or an interrupt.
+
+    `names` are what the sources call columns, by the canonical name.
 
     With `metrics`, a loopback address, it shows its owner figures and its health there.
 
@@ -39,7 +43,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
         log_to(home.log_path)
         policy, membership = home.policy, home.membership
         find_files(sources)
-        gate, figures = Gate(home, sources), NodeMetrics(home)
+        gate, figures = Gate(home, sources, names), NodeMetrics(home)
 
         def tell(state: str) -> None:
             logger.info("The node is %s." if " " not in state else "%s.", state)

@@ -41,7 +41,8 @@ def test_dates_that_no_format_reads_are_named_with_the_column_and_the_formats(
 ) -> None:
     (doubt,) = look("a,40,ulm,y,05.01.2026", "b,50,ulm,n,06.01.2026").doubts
 
-    assert "'seen'" in doubt and "(iso)" in doubt and "2 of 2" in doubt
+    for each in ("'seen'", "(iso)", "2 of 2"):
+        assert each in doubt
     assert "05.01" not in doubt
 
 
@@ -53,19 +54,19 @@ def test_an_export_of_another_time_is_named(look: Callable[..., Findings]) -> No
 def test_spellings_that_the_label_does_not_know_are_named(look: Callable[..., Findings]) -> None:
     (doubt,) = look("a,40,ulm,ja,2026-01-05", "b,50,trier,nein,2026-01-06").doubts
 
-    assert "'ill'" in doubt and "'no' or 'yes'" in doubt
+    assert "in column 'ill'" in doubt
+    assert "'no' or 'yes'" in doubt
     assert "nein" not in doubt
 
 
 @pytest.mark.parametrize(
-    ("age", "health"), [("'40,5'", "malformed"), ("400", "out of range"), ("", "missing")]
+    ("age", "health"), [('"40,5"', "malformed"), ("400", "out of range"), ("", "missing")]
 )
 def test_columns_that_mean_something_else_are_named(
     look: Callable[..., Findings], age: str, health: str
 ) -> None:
-    age = age.replace("'", '"')
     (doubt,) = look(f"a,{age},ulm,y,2026-01-05", f"b,{age},trier,n,2026-01-06").doubts
-    assert "'age'" in doubt and f"2 of 2 {health}" in doubt
+    assert f"column 'age', found 2 of 2 {health}" in doubt
 
 
 def test_an_optional_column_may_be_missing(look: Callable[..., Findings]) -> None:

@@ -140,7 +140,8 @@ def test_a_node_whose_policy_is_damaged_answers_nobody(
     refusal = gate.decide(a_request("statistics"))
     assert isinstance(refusal, Refusal)
     assert refusal.kind == "ConfigError"
-    assert str(home.root) not in refusal.reason and "block_epsilon" not in refusal.reason
+    assert str(home.root) not in refusal.reason
+    assert "block_epsilon" not in refusal.reason
     assert "block_epsilon" in caplog.text
 
 
