@@ -33,20 +33,11 @@ def init(
     ] = None,
 ) -> None:
     """Make a federation: its name, authority, server certificate and signing key."""
-    from pydantic import ValidationError
-
-    from fedpipe.errors import ConfigError
     from fedpipe.ledger import utc_now
     from server.federation.home import FederationFile, FederationHome
 
-    try:
-        settings = FederationFile.model_validate(
-            {"name": name, "address": address, "listen": listen, "hosts": tuple(host or ())}
-        )
-    except ValidationError as error:
-        raise ConfigError(
-            f"Expected a name of small letters, digits, '-' and '_', found {name!r}: choose another."
-        ) from error
+    given = {"name": name, "address": address, "listen": listen, "hosts": tuple(host or ())}
+    settings = FederationFile.checked(given, "the command line")
     home = FederationHome.create(directory, settings, utc_now())
     typer.echo(f"Made federation {name} in {home.root}.")
     typer.echo(f"Next: fedpipe federation up --dir {directory}")

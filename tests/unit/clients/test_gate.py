@@ -175,8 +175,22 @@ def test_a_policy_that_was_written_reads_the_same(tmp_path: Path) -> None:
     assert all(f"# {field.description}" in text for field in SitePolicy.model_fields.values())
 
 
-def test_mistakes_in_a_policy_are_named(tmp_path: Path) -> None:
-    (tmp_path / "policy.yaml").write_text("colour: red\n")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"block_epsilom: 3\n", "'block_epsilom' in .*policy.yaml. Did you mean block_epsilon?"),
+        (b"block_epsilon: -1\n", "Expected block_epsilon to be greater than 0, found -1: correct it in "),
+        (b"allowed_steps: [trian]\n", "allowed_steps.0"),
+        (b"block_epsilon: 1\nblock_epsilon: 9\n", "key 'block_epsilon' twice in line 2, column 1"),
+        (b"allowed_steps: [train\n", "line 2, column 1"),
+        (b"block_epsilon: \xff\n", "UTF-8"),
+        (b"", "found none: restore it"),
+        (b"# all lines are gone\n", "found none: restore it"),
+        (b"- a list\n", "found none: restore it"),
+    ],
+)
+def test_mistakes_in_a_policy_are_named(tmp_path: Path, text: bytes, told: str) -> None:
+    (tmp_path / "policy.yaml").write_bytes(text)
 
-    with pytest.raises(ConfigError, match="colour"):
+    with pytest.raises(ConfigError, match=told):
         read_policy(tmp_path / "policy.yaml")
