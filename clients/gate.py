@@ -57,6 +57,7 @@ class Gate:
         listing = self._home.listing_path(request.run_id)
         if request.step == "finish":
             listing.unlink(missing_ok=True)  # nothing more is read
+            self._home.forget_unclaimed(request.run_id)
             return None
         policy, note = self._home.policy, self._home.note(request.run_id)
         if policy.manual_approval and not note.approved:

@@ -194,6 +194,11 @@ class NodeHome:
         else:
             self._note_path(run_id).unlink(missing_ok=True)
 
+    def forget_unclaimed(self, run_id: str) -> None:
+        """Forgets a run that is over and claimed nothing: nobody needs to approve it any more."""
+        if not self.note(run_id).claimed:
+            self._note_path(run_id).unlink(missing_ok=True)
+
     def notes(self) -> list[RunNote]:
         """Returns all runs that asked, by name."""
         return [self.note(path.stem) for path in sorted((self.root / "runs").glob("*.json"))]

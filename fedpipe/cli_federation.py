@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,6 +169,7 @@ def run(
     if resume == (config is not None):
         raise ConfigError("Expected either --config or --resume.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.basicConfig(format="%(message)s")  # before a library chooses a form of its own
     home = _home(directory)
     settings = load_config(config, set_ or []) if config is not None else None
     console = Console(stderr=True, quiet=quiet)

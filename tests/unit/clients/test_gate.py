@@ -154,6 +154,15 @@ def test_finish_forgets_which_files_were_read(make_gate: MakeGate) -> None:
     assert not home.listing_path("run-1").exists()
 
 
+def test_a_run_that_ended_unapproved_waits_no_longer(make_gate: MakeGate) -> None:
+    home, gate = make_gate(manual_approval=True)
+    gate.decide(a_request("ingest"))
+    assert [note.run_id for note in home.notes()] == ["run-1"]
+
+    gate.decide(a_request("finish"))
+    assert home.notes() == []
+
+
 def test_records_that_cannot_be_found_are_the_owners_business(
     make_gate: MakeGate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
