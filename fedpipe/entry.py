@@ -51,6 +51,7 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
     own_packages_first()
     # It tells of an interrupt while a connection is closed, with a traceback; we tell of it in one line.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # ML Metadata prints the statement of a failed query
     try:
         check_packages()
         code = _invoke(typer.main.get_command(app), arguments, name)
