@@ -64,7 +64,7 @@ def join(
     data: Annotated[list[str], typer.Option(help="A file, a folder or a database URL#QUERY. Repeatable.")],
     home: HomeOption = None,
     column: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             metavar="COLUMN=NAME", help="What your exports call a column of the schema. Repeatable."
         ),
