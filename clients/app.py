@@ -74,9 +74,9 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
     except TELLING as error:
         details = error.shortfalls if isinstance(error, BudgetError) else ()
         answer = Refusal(client=name, reason=str(error), kind=type(error).__name__, shortfalls=details)
-    except DataError:
+    except DataError as error:
         # What is wrong with records is for their owner's eyes.
-        logger.exception("%s could not read its records", name)
+        logger.error("%s could not read its records. %s", name, error)
         answer = Refusal(client=name, reason="its records do not fit the schema; its own log says why")
     except Exception:
         logger.exception("%s could not answer", name)

@@ -8,6 +8,8 @@ beside the budgets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 
 from fedpipe.data import Schema
@@ -35,15 +37,20 @@ class Division(BaseModel):
     time: TimeDivision | None = None
     user: str | None = None
     index: str | None = None
+    names: tuple[tuple[str, str], ...] | None = None
 
     @classmethod
-    def of(cls, terms: RunTerms, *, index: str | None = None) -> Division:
+    def of(
+        cls, terms: RunTerms, *, index: str | None = None, names: Sequence[tuple[str, str]] = ()
+    ) -> Division:
         """Returns how `terms` divide records; without key, user and time all are one block for ever.
 
         `index` is the identity of the index of first spans: with another, records would be dated anew.
+        `names` are what the owner's exports call columns; those that divide records count.
         """
         schema = terms.data_schema
         time, lasting = _time_division(schema), schema.has_lasting_splits
+        dividing = {schema.key, schema.user, schema.time.column if schema.time else None}
         return cls(
             key=schema.key,
             eval_fraction=terms.eval_fraction if lasting else None,
@@ -51,11 +58,12 @@ class Division(BaseModel):
             time=time,
             user=schema.user,
             index=index,
+            names=tuple(sorted(pair for pair in names if pair[0] in dividing)) or None,
         )
 
     def to_json(self) -> str:
         """Returns the text that the ledger compares; fields that came later are left out where unset."""
-        later = {name for name in ("user", "index") if getattr(self, name) is None}
+        later = {name for name in ("user", "index", "names") if getattr(self, name) is None}
         return self.model_dump_json(exclude=later)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +10,11 @@ from clients.home import NodeHome
 from clients.policy import NodePolicy
 from clients.records import forget_records
 from clients.sources import hold_listing
-from fedpipe.errors import DataError, FedpipeError, LedgerError
+from fedpipe.errors import ConfigError, DataError, FedpipeError, LedgerError
 from fedpipe.federation import Refusal, Request
 from fedpipe.federation.messages import ABSENT
 from fedpipe.federation.terms import RunTerms
+from fedpipe.ledger import Ledger
 
 logger = logging.getLogger("fedpipe.node")
 
@@ -20,10 +22,14 @@ logger = logging.getLogger("fedpipe.node")
 class Gate:
     """Stands before the ClientApp: a request passes with the node's records and ledger, or not at all."""
 
-    def __init__(self, home: NodeHome, sources: Sequence[str]) -> None:
-        self._home, self._sources = home, tuple(sources)
+    def __init__(
+        self, home: NodeHome, sources: Sequence[str], names: Mapping[str, str] | None = None
+    ) -> None:
+        """Answers from `sources`; `names` are what they call columns, by the canonical name."""
+        self._home, self._sources, self._names = home, tuple(sources), dict(names or {})
         self._client = home.membership.client
         self._run_id = ""
+        self._counted = ""  # the run that the claim before the ClientApp is the first to count for
 
     def decide(self, request: Request) -> Refusal | Mapping[str, str]:
         """Returns the node's configuration for `request`, or why it is refused.
@@ -32,9 +38,12 @@ class Gate:
         """
         try:
             refusal = self._check(request)
-        except DataError:
-            logger.exception("The records cannot be read.")
+        except DataError as error:
+            logger.error("The records cannot be read. %s", error)
             refusal = self._refuse("its records cannot be read; its own log says why", "")
+        except ConfigError as error:
+            logger.error("The site policy cannot be read. %s", error)
+            refusal = self._refuse("its site policy cannot be read; its own log says why", "ConfigError")
         except FedpipeError as error:
             refusal = self._refuse(str(error), type(error).__name__)
         told: dict[str, object] = {"run": request.run_id, "step": request.step}
@@ -51,6 +60,7 @@ class Gate:
         listing = self._home.listing_path(request.run_id)
         if request.step == "finish":
             listing.unlink(missing_ok=True)  # nothing more is read
+            self._home.forget_unclaimed(request.run_id)
             return None
         policy, note = self._home.policy, self._home.note(request.run_id)
         if policy.manual_approval and not note.approved:
@@ -87,7 +97,21 @@ class Gate:
                 "this one: refused by policy."
             )
         note = self._home.note(request.run_id)
+        self._counted = "" if note.claimed else request.run_id
         self._home.keep_note(note.model_copy(update={"epsilon": epsilon, "claimed": True}))
+
+    def on_claim_refused(self, run_id: str) -> None:
+        """Takes a claim that the ledger did not accept off the total: it reserved nothing, and never will."""
+        if run_id != self._counted:
+            return  # an earlier request of this run was counted, and may have been accepted
+        try:
+            with Ledger(self._home.ledger_path) as ledger:
+                stands = ledger.has_claim(run_id, self._client)
+        except LedgerError as error:
+            logger.error("A refused claim stays counted. %s", error)
+            return
+        if not stands:
+            self._home.forget_claim(run_id)
 
     def _refuse(self, reason: str, kind: str) -> Refusal:
         return Refusal(client=self._client, reason=reason, kind=kind)
@@ -98,5 +122,6 @@ class Gate:
             "source": str(self._home.listing_path(request.run_id)),
             "key": str(self._home.record_key_path),
             "ledger": str(self._home.ledger_path),
+            "columns": json.dumps(self._names),
             "policy": NodePolicy.of_site(self._home.policy).model_dump_json(),
         }

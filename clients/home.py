@@ -187,6 +187,18 @@ class NodeHome:
         """Keeps what is known of a run."""
         write_text(self._note_path(note.run_id), note.model_dump_json() + "\n")
 
+    def forget_claim(self, run_id: str) -> None:
+        """Forgets that a run claimed anything; an approval stays."""
+        if self.note(run_id).approved:
+            self.keep_note(RunNote(run_id=run_id, approved=True))
+        else:
+            self._note_path(run_id).unlink(missing_ok=True)
+
+    def forget_unclaimed(self, run_id: str) -> None:
+        """Forgets a run that is over and claimed nothing: nobody needs to approve it any more."""
+        if not self.note(run_id).claimed:
+            self._note_path(run_id).unlink(missing_ok=True)
+
     def notes(self) -> list[RunNote]:
         """Returns all runs that asked, by name."""
         return [self.note(path.stem) for path in sorted((self.root / "runs").glob("*.json"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from clients.gate import Gate
 from clients.home import NodeHome
@@ -19,8 +19,12 @@ from fedpipe.ledger import utc_now
 logger = logging.getLogger("fedpipe.node")
 
 
-def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
+def join(
+    home: NodeHome, sources: Sequence[str], *, names: Mapping[str, str] | None = None, metrics: str = ""
+) -> None:
     """Serves requests about the records in `sources` until SIGTERM or an interrupt.
+
+    `names` are what the sources call columns, by the canonical name.
 
     With `metrics`, a loopback address, it shows its owner figures and its health there.
 
@@ -30,7 +34,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
       WorkspaceError: the node runs already.
     """
     from fedpipe.federation.flower_connection import Link
-    from fedpipe.federation.flower_node import Listener, SuperNode
+    from fedpipe.federation.flower_node import ANSWERED, Listener, SuperNode
 
     from clients.app import app  # isort: skip
 
@@ -39,7 +43,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
         log_to(home.log_path)
         policy, membership = home.policy, home.membership
         find_files(sources)
-        gate, figures = Gate(home, sources), NodeMetrics(home)
+        gate, figures = Gate(home, sources, names), NodeMetrics(home)
 
         def tell(state: str) -> None:
             logger.info("The node is %s." if " " not in state else "%s.", state)
@@ -48,6 +52,11 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
                 home.tell(state, utc_now())
             except OSError:
                 logger.exception("The state of the node cannot be kept.")  # a full disk must not end it
+
+        def count(run_id: str, step: str, outcome: str) -> None:
+            figures.on_answer(step, outcome)
+            if step == "claim" and outcome != ANSWERED:
+                gate.on_claim_refused(run_id)
 
         node = SuperNode(
             Link(
@@ -58,7 +67,7 @@ def join(home: NodeHome, sources: Sequence[str], *, metrics: str = "") -> None:
             app,
             decide=gate.decide,
             may_work=lambda: not home.is_paused,
-            listener=Listener(on_state=tell, on_contact=figures.on_contact, on_answer=figures.on_answer),
+            listener=Listener(on_state=tell, on_contact=figures.on_contact, on_answer=count),
             max_message_bytes=policy.max_message_bytes,
         )
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -39,6 +40,7 @@ class Node:
 
     `account` is the name under which the ledger knows these records. It is the client's own name,
     unless owners of other records, with other names or the same, share the ledger: in a simulation.
+    `names` are pairs of a column's canonical name and what the owner's exports call it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Node:
     ledger: LedgerStore = field(repr=False)
     index_directory: Path = field(repr=False)
     policy: NodePolicy
+    names: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Node:
@@ -69,6 +72,7 @@ class Node:
                 ledger=ledger,
                 index_directory=Path(str(config.get("index", ledger.key_path.parent / "first-spans"))),
                 policy=NodePolicy.model_validate_json(str(config["policy"])),
+                names=tuple(json.loads(str(config.get("columns", "{}"))).items()),
             )
         except KeyError as error:
             raise FederationError(
@@ -169,22 +173,29 @@ class Node:
         index = self._index_path(terms)
         with self._owner_told():
             return read_shard(
-                listing.sources, listing.stamp, schema, terms.eval_fraction, terms.spans, self.key, index
+                listing.sources,
+                listing.stamp,
+                schema,
+                terms.eval_fraction,
+                terms.spans,
+                self.key,
+                index,
+                self.names,
             )
 
     def _division(self, terms: RunTerms) -> str:
         """Returns how records fall into blocks, by which index among other things."""
         index = self._index_path(terms)
         if index is None:
-            return Division.of(terms).to_json()
+            return Division.of(terms, names=self.names).to_json()
         with self._owner_told():
-            return Division.of(terms, index=index_identity(index)).to_json()
+            return Division.of(terms, names=self.names, index=index_identity(index)).to_json()
 
     def _index_path(self, terms: RunTerms) -> Path | None:
         """Returns where first spans are kept: for each way to divide the records by themselves."""
         if terms.data_schema.key is None or terms.data_schema.time is None:
             return None
-        division = sha256(Division.of(terms).to_json().encode())
+        division = sha256(Division.of(terms, names=self.names).to_json().encode())
         return self.index_directory / f"{self.account}-{division[:16]}.sqlite"
 
     @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.findings import log_findings
 from clients.index import first_spans, record_digests
 from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
 from fedpipe.data.readers import Source
@@ -47,13 +48,18 @@ def read_shard(
     spans: tuple[str, ...],
     key: bytes,
     index: Path | None,
+    names: tuple[tuple[str, str], ...],
 ) -> Shard:
-    """Returns the records of `sources` in `spans`, each in the span that `index` knows it by."""
+    """Returns the records of `sources` in `spans`, each in the span that `index` knows it by.
+
+    What is odd about them goes to the owner's log. `names` are what the sources call columns.
+    """
     parsed = Schema.model_validate_json(schema)
-    shard = open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key)
+    shard = open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key, names=names)
     if index is not None:
         records = record_digests(record_identities(shard.frame, parsed), key)
         shard = replace(shard, spans=first_spans(index, records, shard.spans))
+    log_findings(shard, parsed, spans)
     return shard.within(spans)
 
 

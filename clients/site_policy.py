@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedpipe.config_errors import explain
 from fedpipe.errors import ConfigError
 from fedpipe.files import write_text
+from fedpipe.yaml_files import read_yaml
 
 Step = Literal["statistics", "preprocess", "train", "analyze"]
 ModelType = Literal["logistic_regression", "mlp", "wide_and_deep", "cnn", "custom"]
@@ -62,14 +63,14 @@ def read_policy(path: Path) -> SitePolicy:
     Raises:
       ConfigError: it is missing or malformed: a node without a policy answers nobody.
     """
+    found = read_yaml(path)
+    if not isinstance(found, dict):
+        # An emptied file would otherwise stand for the defaults, which may allow more.
+        raise ConfigError(f"Expected lines of a site policy in {path}, found none: restore it.")
     try:
-        return SitePolicy.model_validate(yaml.safe_load(path.read_text()) or {})
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"Expected the site policy as YAML in {path}, found none: restore it.") from error
+        return SitePolicy.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(each) for each in first["loc"])
-        raise ConfigError(f"Expected a site policy in {path}, found at {where}: {first['msg']}.") from error
+        raise ConfigError(explain(error, SitePolicy, found, str(path), overridable=False)) from error
 
 
 def write_policy(path: Path, policy: SitePolicy) -> None:

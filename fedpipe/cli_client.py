@@ -63,12 +63,18 @@ def enroll(
 def join(
     data: Annotated[list[str], typer.Option(help="A file, a folder or a database URL#QUERY. Repeatable.")],
     home: HomeOption = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=NAME", help="What your exports call a column of the schema. Repeatable."
+        ),
+    ] = None,
     metrics: MetricsOption = "",
 ) -> None:
     """Take part until Ctrl-C or SIGTERM. The log goes to stderr and to log.jsonl."""
     from clients.join import join as serve
 
-    serve(_home(home), data, metrics=metrics)
+    serve(_home(home), data, names=_names(column or []), metrics=metrics)
 
 
 @app.command("status")
@@ -142,6 +148,21 @@ def leave(home: HomeOption = None) -> None:
     typer.echo(
         f"Left {membership.federation}. Ask its operator for: fedpipe federation remove {membership.client}"
     )
+
+
+def _names(pairs: list[str]) -> dict[str, str]:
+    from fedpipe.encoding.text import normalize_name
+    from fedpipe.errors import ConfigError
+
+    names = {}
+    for pair in pairs:
+        column, equals, name = pair.partition("=")
+        if not (equals and normalize_name(column) and normalize_name(name)):
+            raise ConfigError(
+                f"Expected --column COLUMN=NAME, such as complaint_id=Vorgangsnummer, found {pair!r}."
+            )
+        names[normalize_name(column)] = name
+    return names
 
 
 def _home(home: Path | None) -> Any:

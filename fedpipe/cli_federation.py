@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,20 +34,11 @@ def init(
     ] = None,
 ) -> None:
     """Make a federation: its name, authority, server certificate and signing key."""
-    from pydantic import ValidationError
-
-    from fedpipe.errors import ConfigError
     from fedpipe.ledger import utc_now
     from server.federation.home import FederationFile, FederationHome
 
-    try:
-        settings = FederationFile.model_validate(
-            {"name": name, "address": address, "listen": listen, "hosts": tuple(host or ())}
-        )
-    except ValidationError as error:
-        raise ConfigError(
-            f"Expected a name of small letters, digits, '-' and '_', found {name!r}: choose another."
-        ) from error
+    given = {"name": name, "address": address, "listen": listen, "hosts": tuple(host or ())}
+    settings = FederationFile.checked(given, "the command line")
     home = FederationHome.create(directory, settings, utc_now())
     typer.echo(f"Made federation {name} in {home.root}.")
     typer.echo(f"Next: fedpipe federation up --dir {directory}")
@@ -177,6 +169,7 @@ def run(
     if resume == (config is not None):
         raise ConfigError("Expected either --config or --resume.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.basicConfig(format="%(message)s")  # before a library chooses a form of its own
     home = _home(directory)
     settings = load_config(config, set_ or []) if config is not None else None
     console = Console(stderr=True, quiet=quiet)

@@ -15,8 +15,18 @@ MAX_SHOWN = 60
 Location = tuple[int | str, ...]
 
 
-def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any], source: str) -> str:
-    """Returns the first thing that is wrong with `raw`, which was read from `source`, as a `model`."""
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    raw: Mapping[str, Any],
+    source: str,
+    *,
+    overridable: bool = True,
+) -> str:
+    """Returns the first thing that is wrong with `raw`, which was read from `source`, as a `model`.
+
+    `overridable` says that the command line takes --set.
+    """
     first = error.errors(include_url=False)[0]
     location = _settings_only(first["loc"], raw)
     where = ".".join(map(str, location)) or "the configuration"
@@ -33,7 +43,7 @@ def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, An
             return f"{_sentence(first)} ({where} in {source})."
     is_shown = isinstance(first["input"], Mapping) or first["type"] in ("too_short", "too_long")
     found = "" if is_shown else f", found {_shown(first['input'])}"
-    return f"Expected {where} to be {_wanted(first)}{found}: {_remedy(first, source)}."
+    return f"Expected {where} to be {_wanted(first)}{found}: {_remedy(first, source, overridable)}."
 
 
 def _wanted(first: ErrorDetails) -> str:
@@ -53,10 +63,10 @@ def _wanted(first: ErrorDetails) -> str:
     return first["msg"].removeprefix("Input should be ")
 
 
-def _remedy(first: ErrorDetails, source: str) -> str:
+def _remedy(first: ErrorDetails, source: str, overridable: bool) -> str:
     if isinstance(first["input"], bool) and first["type"] == "string_type":
         return "YAML reads a bare yes, no, on or off as true or false, so put it in quotes"
-    return f"correct it in {source} or with --set"
+    return f"correct it in {source}{' or with --set' if overridable else ''}"
 
 
 def _sentence(first: ErrorDetails) -> str:

@@ -51,6 +51,7 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
     own_packages_first()
     # It tells of an interrupt while a connection is closed, with a traceback; we tell of it in one line.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # ML Metadata prints the statement of a failed query
     try:
         check_packages()
         code = _invoke(typer.main.get_command(app), arguments, name)
@@ -66,7 +67,8 @@ def run_command(app: Any, arguments: Sequence[str], *, name: str) -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
+        name = error.filename2 or error.filename  # of a rename that failed, what was to be written
+        where = f" at {name}" if name else ""
         _fail(f"Expected to read or write a file{where}, found: {error.strerror or error}.", 2)
     except Exception as error:
         if not _is_from_database(error):

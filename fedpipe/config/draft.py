@@ -135,7 +135,7 @@ def _classes(cells: pd.Series[str], label: str) -> list[str]:
 
 
 def _is_key(name: str, cells: pd.Series[str]) -> bool:
-    named = re.search(r"(^|_)(id|key|uuid|number|no)$", name) is not None
+    named = re.search(r"(^|_)(id|key|uuid|number|no|nr)$|nummer$", name) is not None
     return named and cells.is_unique and not is_missing(cells, MISSING).any()
 
 
@@ -151,7 +151,7 @@ def _column(cells: pd.Series[str]) -> tuple[dict[str, object] | None, str]:
     if present.str.len().mean() > TEXT_LENGTH and distinct > MAX_WORDS:
         return {"type": "text", "hash_buckets": 1024}, ""
     if pd.to_datetime(present.head(200), errors="coerce", format="mixed").notna().mean() > 0.95:
-        return None, "a date"
+        return None, "a date (schema.time gives each window of dates a budget of its own)"
     if distinct <= MAX_WORDS:
         words = present.groupby(normalize_cells(present)).agg("first")
         return {"type": "categorical", "vocabulary": sorted(str(word).strip() for word in words)}, ""

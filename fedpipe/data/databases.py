@@ -17,6 +17,15 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from fedpipe.data.formats import cell_text
 from fedpipe.errors import DataError
 
+# A query that changes something is a mistake, and SQLite would not even take it back.
+_READ_ONLY = {
+    "sqlite": "PRAGMA query_only = ON",
+    "postgresql": "SET TRANSACTION READ ONLY",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "mariadb": "SET SESSION TRANSACTION READ ONLY",
+    "oracle": "SET TRANSACTION READ ONLY",
+}
+
 
 def is_database(source: str) -> bool:
     """Returns whether `source` is a database's URL rather than a path.
@@ -64,9 +73,11 @@ def _connect(url: str) -> Iterator[Connection]:
         )  # SQLite would make one
     try:
         with engine.connect() as connection:
+            if engine.dialect.name in _READ_ONLY:
+                connection.execute(text(_READ_ONLY[engine.dialect.name]))
             yield connection
     except SQLAlchemyError as error:
-        detail = str(getattr(error, "orig", error)).splitlines()[0]
+        detail = str(getattr(error, "orig", error)).splitlines()[0].rstrip(".")
         raise DataError(
             f"Expected rows from the database, found: {detail}. Check the URL and the query."
         ) from None

@@ -10,13 +10,14 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from fedpipe.encoding.text import find_delimiter
 from fedpipe.errors import DataError
 
 CHUNK_ROWS = 50_000
@@ -98,9 +99,12 @@ def detect_encoding(path: Path) -> str:
 
 def _csv_rows(lines: Iterable[str], source: str) -> Iterator[list[str]]:
     """Yields the header, then every record."""
-    reader = csv.reader(lines, strict=True)
-    width, line = 0, 1
+    numbered = enumerate(lines)
+    skipped, header = next(((number, line) for number, line in numbered if line.strip()), (0, ""))
+    width, line = 0, skipped + 1
     try:
+        rest = (line for _, line in numbered)
+        reader = csv.reader(chain([header], rest), delimiter=find_delimiter(header), strict=True)
         for row in reader:
             width = width or len(row)
             if row and len(row) != width:
@@ -108,7 +112,7 @@ def _csv_rows(lines: Iterable[str], source: str) -> Iterator[list[str]]:
                     f"Expected {width} fields, as in the header, in {source} line {line}, found {len(row)}: "
                     "look for a missing quote or a row cut short."
                 )
-            line = reader.line_num + 1
+            line = skipped + reader.line_num + 1
             if row:
                 yield row
     except csv.Error:

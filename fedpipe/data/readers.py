@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fedpipe.errors import DataError
 
 # A file, or a database's URL as `databases` reads it.
 Source = Path | str
+Names = Sequence[tuple[str, str]]
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -59,15 +60,17 @@ def find_files(sources: Iterable[Source]) -> list[Source]:
     return list(dict.fromkeys(found))
 
 
-def read_table(path: Source, schema: Schema) -> pd.DataFrame:
+def read_table(path: Source, schema: Schema, names: Names = ()) -> pd.DataFrame:
     """Returns the records of `path` as text, with the schema's columns under canonical names.
 
-    Columns beyond the schema are dropped. Missing values are empty strings.
+    Columns beyond the schema are dropped. Missing values are empty strings. `names` are pairs of a
+    canonical name and what this owner calls that column.
 
     Raises:
       DataError: naming file, line or column where the file does not fit.
     """
-    return embed_columns(select_columns(read_raw(path), schema, source_name(path)), schema)
+    frame = _renamed(read_raw(path), names)
+    return embed_columns(select_columns(frame, schema, source_name(path)), schema)
 
 
 def read_features(path: Path, schema: Schema) -> pd.DataFrame:
@@ -110,6 +113,12 @@ def read_raw(path: Source) -> pd.DataFrame:
         return _READERS[_format(path)](path)
 
 
+def _renamed(frame: pd.DataFrame, names: Names) -> pd.DataFrame:
+    canonical = {normalize_name(own): name for name, own in names}
+    found = map(str, frame.columns)
+    return frame.set_axis([canonical.get(normalize_name(name), name) for name in found], axis=1)
+
+
 def _wanted(names: Iterable[str], schema: Schema) -> dict[str, tuple[str, ...]]:
     wanted = schema.known()
     if schema.client_column and schema.client_column in map(normalize_name, names):
@@ -147,7 +156,8 @@ def _find_column(name: str, aliases: tuple[str, ...], positions: Mapping[str, li
     if not found:
         raise DataError(
             f"Expected a column {name!r} in {source}, found none. {_hint(name, positions)} "
-            "Rename it, or list its name under aliases in the schema."
+            "Rename it, list its name under aliases in the schema, or let the node join with "
+            f"--column {name}=NAME."
         )
     if len(found) > 1:
         raise DataError(

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedpipe.data.cells import by_distinct, is_missing, normalize_cells, parse_labels, parse_spans
-from fedpipe.data.readers import Source, read_table
+from fedpipe.data.readers import Names, Source, read_table
 from fedpipe.data.schema import Schema
 from fedpipe.data.spans import UNDATED
 from fedpipe.files import canonical_json
@@ -69,9 +69,14 @@ class Shard:
 
 
 def open_shard(
-    sources: Source | Sequence[Source], schema: Schema, *, eval_fraction: float, split_key: bytes
+    sources: Source | Sequence[Source],
+    schema: Schema,
+    *,
+    eval_fraction: float,
+    split_key: bytes,
+    names: Names = (),
 ) -> Shard:
-    """Returns the records in `sources`, one after the other.
+    """Returns the records in `sources`, one after the other; `names` as for `read_table`.
 
     The split of a record is a keyed hash of its user (or of its key, or of its whole content, when
     the schema has neither), in normalised text: it never changes with the file, its format, its order or
@@ -82,7 +87,7 @@ def open_shard(
       DataError: if the file does not fit the schema.
     """
     several = [sources] if isinstance(sources, (str, Path)) else sources
-    tables = [read_table(source, schema) for source in several]
+    tables = [read_table(source, schema, names) for source in several]
     frame = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
     users = _user_identities(frame, schema)
     whole = record_identities(frame, schema) if users is None else users

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 import string
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 # finite float64; without it, one long cell would fail a whole batch of predictions.
 NUMBER_PATTERN = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
 NUMBER_LENGTH = 31
+DELIMITERS = ",;\t|"  # of equals, the first
 ASCII_WHITESPACE = " \t\n\r\f\v"
 
 _NUMBER = re.compile(NUMBER_PATTERN)
@@ -28,6 +30,17 @@ def normalize_name(name: str) -> str:
     'consumer_disputed'
     """
     return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+
+def find_delimiter(header: str) -> str:
+    """Returns what separates the fields of a CSV file, by its header line alone: the same for every record.
+
+    Where a comma separates decimals, spreadsheets write semicolons between the cells.
+
+    >>> find_delimiter("id;amount, EUR;disputed"), find_delimiter("narrative")
+    (';', ',')
+    """
+    return max(DELIMITERS, key=lambda each: len(next(csv.reader([header], delimiter=each), ())))
 
 
 def normalize_text(text: str) -> str:

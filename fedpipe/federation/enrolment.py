@@ -12,6 +12,7 @@ import base64
 import datetime as dt
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from typing import Annotated, Literal, TypeVar
@@ -24,10 +25,37 @@ from fedpipe.files import canonical_json, sha256
 from fedpipe.signing import is_public_key
 
 MAX_FILE_BYTES = 64 << 10
-_HOST = r"(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)"
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+_HOST = rf"(?:\[[0-9A-Fa-f:]+\]|{_NAME})"
 _ADDRESS = re.compile(rf"(?P<host>{_HOST}):(?P<port>[0-9]{{1,5}})")
 
-FederationName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+def _checked_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", text):
+        raise ValueError(f"expected a name of small letters, digits, '-' and '_', found {text!r}")
+    return text
+
+
+def _checked_host(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        if not re.fullmatch(_NAME, text):
+            raise ValueError(
+                f"expected a host's name in ASCII letters (IDNA writes others as xn--...) or its IP address, "
+                f"found {text!r}"
+            ) from None
+    return text
+
+
+def _checked_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+FederationName = Annotated[str, AfterValidator(_checked_name)]
+HostName = Annotated[str, AfterValidator(_checked_host)]
+Address = Annotated[str, AfterValidator(_checked_address)]
 ClientName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 

@@ -51,12 +51,13 @@ class Listener:
     Attributes:
       on_state: is given each change of the connection's state, in words.
       on_contact: is called whenever the SuperLink was reached.
-      on_answer: is given a request's step and what came of it: ANSWERED, FAILED or the refusal's kind.
+      on_answer: is given a request's run and step, and what came of it: ANSWERED, FAILED or the refusal's
+        kind.
     """
 
     on_state: Callable[[str], None]
     on_contact: Callable[[], None] = lambda: None
-    on_answer: Callable[[str, str], None] = lambda _step, _outcome: None
+    on_answer: Callable[[str, str, str], None] = lambda _run_id, _step, _outcome: None
 
 
 class SuperNode:
@@ -141,7 +142,8 @@ class SuperNode:
         else:
             reply = self._app(message, new_context(message.metadata.dst_node_id, node_config=decision))
         kind = refusal_kind(reply)
-        self._listener.on_answer(request.step, ANSWERED if kind is None else kind or FAILED)
+        outcome = ANSWERED if kind is None else kind or FAILED
+        self._listener.on_answer(request.run_id, request.step, outcome)
         return reply
 
     def _reply(self, connection: Connection, message: Message) -> None:
@@ -151,7 +153,7 @@ class SuperNode:
         except Exception as error:
             # Its text may hold a record; the coordinator learns only that the client failed.
             logger.exception("The ClientApp raised %s.", type(error).__name__)
-            self._listener.on_answer("", FAILED)
+            self._listener.on_answer("", "", FAILED)
             reply = flower_compat.failure_reply(message)
         try:
             connection.send(reply, message, time.monotonic() - begun)

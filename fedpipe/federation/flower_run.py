@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ PARTS_SECONDS = 60.0
 BACKOFF_SECONDS = 0.02
 # How long a run outlives a SuperLink that is away, before it stops and can be resumed.
 AWAY_SECONDS = 300.0
+LONG_PAUSE_SECONDS = 5.0
 PROJECT = """
 [project]
 name = "fedpipe"
@@ -100,6 +102,7 @@ def run_on_superlink(
     run_id = _start(control)
     grid = _Grid(serverappio_service_address=serverappio)
     grid._retry_invoker.max_time = AWAY_SECONDS
+    grid._retry_invoker.wait_function = _wait
     try:
         with _running(grid, run_id):
             server_app(grid=grid, context=_context(run_id, run_config))
@@ -110,6 +113,15 @@ def run_on_superlink(
         ) from error
     finally:
         grid.close()
+
+
+def _wait(seconds: float) -> None:
+    # Flower's own says the same with every try, twice and in colours.
+    if seconds > LONG_PAUSE_SECONDS:
+        logger.warning(
+            "The SuperLink is away: the run waits for it, %.0f minutes at most.", AWAY_SECONDS / 60
+        )
+    time.sleep(min(seconds, LONG_PAUSE_SECONDS))
 
 
 class _Grid(GrpcGrid):

@@ -144,6 +144,11 @@ class Ledger:
             )
         return str(row.terms)
 
+    def has_claim(self, run_id: str, client: str) -> bool:
+        """Returns whether `client` ever agreed to `run_id`; closed or not."""
+        with self._transaction() as connection:
+            return claim_row(connection, claim_name(run_id, client)) is not None
+
     def stored_reply(self, release: ReleaseId, request_digest: str) -> bytes | None:
         """Returns the bytes that answered this very request before, or None if it is new.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from fedpipe.data.spans import UNDATED, nominal_window
 from fedpipe.errors import ConfigError, nearest
 from fedpipe.ledger import utc_now
 from fedpipe.ledger.history_reading import Choice, client_names, read_events, read_history
@@ -32,9 +33,11 @@ def read_report(
       now: by default, the present.
 
     Raises:
-      ConfigError: no ledger knows the client, or two have one name.
+      ConfigError: a span is none, no ledger knows the client, or two have one name.
       LedgerError: a ledger cannot be read.
     """
+    for span in set(spans) - {UNDATED}:
+        nominal_window(span)  # a name that is none would look like records that nobody ever used
     account = None if client is None else _account(client, ledgers)
     choice = Choice(client=account, spans=frozenset(spans))
     by_name = _by_name(ledgers)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedpipe.config_errors import explain
 from fedpipe.errors import ConfigError, FederationError, WorkspaceError
 from fedpipe.federation import pki
-from fedpipe.federation.enrolment import FederationName, split_address
+from fedpipe.federation.enrolment import Address, FederationName, HostName, split_address
 from fedpipe.files import make_private_directory, write_text
 from fedpipe.signing import hold_key
+from fedpipe.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from fedpipe.pipeline import Workspace
@@ -34,11 +35,27 @@ class FederationFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: FederationName = Field(description="What members see.")
-    address: str = Field(description="HOST:PORT that nodes connect to, as they see it.")
-    listen: str = Field("", description="HOST:PORT to listen on; empty: loopback, at the address's port.")
-    hosts: tuple[str, ...] = Field((), description="Further names and addresses of the server certificate.")
+    address: Address = Field(description="HOST:PORT that nodes connect to, as they see it.")
+    listen: Address | Literal[""] = Field(
+        "", description="HOST:PORT to listen on; empty: loopback, at the address's port."
+    )
+    hosts: tuple[HostName, ...] = Field(
+        (), description="Further names and addresses of the server certificate."
+    )
     max_message_bytes: int = Field(1 << 30, ge=1 << 20, description="Of one node's answer.")
     max_calls_per_second: float = Field(100.0, gt=0, description="Of one node, over ten seconds.")
+
+    @classmethod
+    def checked(cls, found: Mapping[str, object], source: str) -> FederationFile:
+        """Returns the settings in `found`, which came from `source`.
+
+        Raises:
+          ConfigError: naming the first that does not fit.
+        """
+        try:
+            return cls.model_validate(dict(found))
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, found, source, overridable=False)) from error
 
     @property
     def listen_address(self) -> tuple[str, int]:
@@ -66,8 +83,6 @@ class FederationHome:
     @classmethod
     def create(cls, root: Path, settings: FederationFile, now: dt.datetime) -> FederationHome:
         """Returns a new federation in `root`, which must be empty or missing."""
-        split_address(settings.address)
-        _ = settings.listen_address  # checked before anything is made
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise ConfigError(f"Expected no directory or an empty one at {root}, found another: choose one.")
         make_private_directory(root.absolute())
@@ -89,13 +104,11 @@ class FederationHome:
         Raises:
           ConfigError: the file does not hold them.
         """
-        try:
-            return FederationFile.model_validate(yaml.safe_load((self.root / SETTINGS).read_text()))
-        except (yaml.YAMLError, ValidationError) as error:
-            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no YAML"
-            raise ConfigError(
-                f"Expected the settings of a federation in {SETTINGS}, found: {first}."
-            ) from error
+        path = self.root / SETTINGS
+        found = read_yaml(path)
+        if not isinstance(found, dict):
+            raise ConfigError(f"Expected the settings of a federation in {path}, found none: restore them.")
+        return FederationFile.checked(found, SETTINGS)
 
     @property
     def ca_certificate(self) -> str:

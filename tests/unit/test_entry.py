@@ -67,6 +67,11 @@ def test_a_refusal_keeps_the_lines_of_its_ways_out(capsys: pytest.CaptureFixture
             2,
             "Expected to read or write a file at /data/x, found: No space left on device.",
         ),
+        (
+            IsADirectoryError(21, "Is a directory", "/data/.x.3du7mosf", None, "/data/x"),
+            2,
+            "Expected to read or write a file at /data/x, found: Is a directory.",
+        ),
         (OSError("odd"), 2, "Expected to read or write a file, found: odd."),
         (PermissionError(13, "Permission denied"), 2, "found: Permission denied."),
         (sqlite3.OperationalError("disk is full"), 2, "a database of the workspace, found: disk is full."),

@@ -57,6 +57,15 @@ def test_the_aliases_of_a_date_that_is_a_feature_count(make_terms: Callable[...,
     assert division.time.names == ("year", "jahr")
 
 
+def test_what_an_owner_calls_her_key_is_part_of_the_division(make_terms: Callable[..., RunTerms]) -> None:
+    terms = make_terms()
+    plain, renamed = Division.of(terms), Division.of(terms, names=[("record_id", "nummer"), ("age", "alter")])
+
+    assert renamed.names == (("record_id", "nummer"),)  # a feature divides nothing
+    assert renamed.to_json() != plain.to_json()
+    assert "names" not in plain.to_json()  # as ledgers of before have it
+
+
 def test_a_window_of_a_run_is_no_part_of_the_division(make_terms: Callable[..., RunTerms]) -> None:
     schema = make_terms().data_schema.model_dump() | {"time": {"column": "received"}}
     divisions = {

@@ -100,6 +100,48 @@ def test_a_plan_that_takes_too_long_to_account_for_is_refused(
     assert not home.note("run-1").claimed
 
 
+def test_a_claim_that_the_ledger_refused_takes_nothing_off_the_total(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    terms = make_terms()
+    home, gate = make_gate(total_epsilon=1.5 * terms.plan.total_epsilon())
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+
+    assert not isinstance(gate.decide(a_request("claim", "run-1", **values)), Refusal)
+    gate.on_claim_refused("run-1")
+    assert home.notes() == []
+
+    assert not isinstance(gate.decide(a_request("claim", "run-2", **values)), Refusal)
+
+
+def test_a_claim_that_was_counted_before_stays_counted_when_it_is_repeated(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    # The ledger may have been replaced by an older one, which does not know the claim.
+    terms = make_terms()
+    home, gate = make_gate(total_epsilon=1.5 * terms.plan.total_epsilon())
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("claim", "run-1", **values))
+
+    gate.decide(a_request("claim", "run-1", **values))
+    gate.on_claim_refused("run-1")
+
+    assert [note.claimed for note in home.notes()] == [True]
+
+
+def test_an_approval_outlives_a_refused_claim(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms]
+) -> None:
+    home, gate = make_gate(manual_approval=True)
+    home.keep_note(home.note("run-1").model_copy(update={"approved": True}))
+    values = {"terms": make_terms().model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("claim", "run-1", **values))
+
+    gate.on_claim_refused("run-1")
+
+    assert [(note.approved, note.claimed, note.epsilon) for note in home.notes()] == [(True, False, None)]
+
+
 def test_the_policy_is_read_again_for_every_request(make_gate: MakeGate) -> None:
     home, gate = make_gate()
     assert not isinstance(gate.decide(a_request("ingest")), Refusal)
@@ -108,13 +150,18 @@ def test_the_policy_is_read_again_for_every_request(make_gate: MakeGate) -> None
     assert isinstance(gate.decide(a_request("statistics")), Refusal)
 
 
-def test_a_node_whose_policy_is_damaged_answers_nobody(make_gate: MakeGate) -> None:
+def test_a_node_whose_policy_is_damaged_answers_nobody(
+    make_gate: MakeGate, caplog: pytest.LogCaptureFixture
+) -> None:
     home, gate = make_gate()
     home.policy_path.write_text("block_epsilon: -1\n")
 
     refusal = gate.decide(a_request("statistics"))
     assert isinstance(refusal, Refusal)
     assert refusal.kind == "ConfigError"
+    assert str(home.root) not in refusal.reason
+    assert "block_epsilon" not in refusal.reason
+    assert "block_epsilon" in caplog.text
 
 
 def test_finish_forgets_which_files_were_read(make_gate: MakeGate) -> None:
@@ -124,6 +171,15 @@ def test_finish_forgets_which_files_were_read(make_gate: MakeGate) -> None:
 
     assert not isinstance(gate.decide(a_request("finish")), Refusal)
     assert not home.listing_path("run-1").exists()
+
+
+def test_a_run_that_ended_unapproved_waits_no_longer(make_gate: MakeGate) -> None:
+    home, gate = make_gate(manual_approval=True)
+    gate.decide(a_request("ingest"))
+    assert [note.run_id for note in home.notes()] == ["run-1"]
+
+    gate.decide(a_request("finish"))
+    assert home.notes() == []
 
 
 def test_records_that_cannot_be_found_are_the_owners_business(
@@ -147,10 +203,24 @@ def test_a_policy_that_was_written_reads_the_same(tmp_path: Path) -> None:
     assert all(f"# {field.description}" in text for field in SitePolicy.model_fields.values())
 
 
-def test_mistakes_in_a_policy_are_named(tmp_path: Path) -> None:
-    (tmp_path / "policy.yaml").write_text("colour: red\n")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"block_epsilom: 3\n", "'block_epsilom' in .*policy.yaml. Did you mean block_epsilon?"),
+        (b"block_epsilon: -1\n", "Expected block_epsilon to be greater than 0, found -1: correct it in "),
+        (b"allowed_steps: [trian]\n", "allowed_steps.0"),
+        (b"block_epsilon: 1\nblock_epsilon: 9\n", "key 'block_epsilon' twice in line 2, column 1"),
+        (b"allowed_steps: [train\n", "line 2, column 1"),
+        (b"block_epsilon: \xff\n", "UTF-8"),
+        (b"", "found none: restore it"),
+        (b"# all lines are gone\n", "found none: restore it"),
+        (b"- a list\n", "found none: restore it"),
+    ],
+)
+def test_mistakes_in_a_policy_are_named(tmp_path: Path, text: bytes, told: str) -> None:
+    (tmp_path / "policy.yaml").write_bytes(text)
 
-    with pytest.raises(ConfigError, match="colour"):
+    with pytest.raises(ConfigError, match=told):
         read_policy(tmp_path / "policy.yaml")
 
 

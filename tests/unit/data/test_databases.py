@@ -93,3 +93,14 @@ def test_a_header_that_does_not_fit_names_the_database_without_its_url(
     with pytest.raises(DataError, match="'outcome' in the database") as caught:
         check_header(database, schema)
     assert "sqlite" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DROP TABLE people", "DELETE FROM people WHERE 1 = 1", "INSERT INTO people SELECT * FROM people"],
+)
+def test_a_query_cannot_change_the_database(database: str, statement: str) -> None:
+    with pytest.raises(DataError, match="Expected rows from the database, found: attempt to write"):
+        read_raw(f"{database}#{statement}")
+
+    assert len(read_raw(f"{database}#people")) == 3

@@ -60,6 +60,11 @@ def refusal(path: Path) -> str:
         ("a,b\n", [["a", "b"]]),
         ("a,b", [["a", "b"]]),
         ("a,b\n1,a\x00b\n", [["a", "b"], ["1", "a\x00b"]]),
+        ("a;b;c\n1,5;2;3\n", [["a", "b", "c"], ["1,5", "2", "3"]]),
+        ("a, EUR;b;c\n1;2;x,y,z\n", [["a, EUR", "b", "c"], ["1", "2", "x,y,z"]]),
+        ('"a;x";b\n"1;2";3\n', [["a;x", "b"], ["1;2", "3"]]),
+        ("a\tb\n1;2\t3\n", [["a", "b"], ["1;2", "3"]]),
+        ("a\n1;2\n", [["a"], ["1;2"]]),
     ],
 )
 def test_csv_cells_arrive_as_written(tmp_path: Path, content: str, expected: list[list[str]]) -> None:

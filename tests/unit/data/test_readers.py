@@ -43,6 +43,21 @@ def test_canonical_name_wins_over_an_alias(tmp_path: Path, make_schema: Build) -
     assert read_table(path, schema)["company"].tolist() == ["y"]
 
 
+def test_an_owner_may_call_columns_otherwise(tmp_path: Path, make_schema: Build) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Vorgangs-Nr.;ALTER;krank\n1;30;y\n")
+    schema = make_schema(
+        key="record_id",
+        label={"name": "ill", "classes": {"no": ["n"], "yes": ["y"]}},
+        columns={"age": {"type": "numeric", "minimum": 0, "maximum": 120}},
+    )
+    names = [("record_id", "Vorgangs Nr"), ("age", "alter"), ("ill", "krank"), ("of_another_problem", "x")]
+
+    frame = read_table(path, schema, names)
+
+    assert frame.to_dict("records") == [{"record_id": "1", "age": "30", "ill": "y"}]
+
+
 def test_missing_column_names_the_nearest(tmp_path: Path, make_schema: Build) -> None:
     path = write(tmp_path / "t.csv", "age,state,compny,disputed", ROW)
     for read in (read_table, check_header):

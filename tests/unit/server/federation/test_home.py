@@ -1,4 +1,6 @@
 import datetime as dt
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,11 +59,41 @@ def test_a_directory_open_to_others_is_refused(home: FederationHome) -> None:
         FederationHome(home.root)
 
 
-def test_mistakes_in_the_settings_are_named(home: FederationHome) -> None:
-    (home.root / "federation.yaml").write_text("name: demo\naddress: a:1\ncolour: red\n")
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("max_message_byte: 3", "'max_message_byte' in federation.yaml. Did you mean max_message_bytes"),
+        ("hosts: [b\u00fccher.example]", "IDNA"),
+        ("hosts: [bad host]", "found 'bad host' .hosts.0 in federation.yaml"),
+        ("hosts: ['']", "a host's name"),
+        ("listen: nonsense", "found 'nonsense'"),
+        ("max_calls_per_second: 0", "max_calls_per_second to be greater than 0"),
+    ],
+)
+def test_mistakes_in_the_settings_are_named(home: FederationHome, line: str, told: str) -> None:
+    path = home.root / "federation.yaml"
+    kept = [each for each in path.read_text().splitlines() if not each.startswith(line.split(":")[0])]
+    path.write_text("\n".join([*kept, line]) + "\n")
 
-    with pytest.raises(ConfigError, match="Extra inputs"):
+    with pytest.raises(ConfigError, match=told):
         _ = home.settings
+
+
+def test_emptied_settings_are_no_settings(home: FederationHome) -> None:
+    (home.root / "federation.yaml").write_text("")
+    with pytest.raises(ConfigError, match="restore them"):
+        _ = home.settings
+
+
+def test_a_host_that_no_certificate_can_name_leaves_nothing_behind(tmp_path: Path) -> None:
+    words = ["federation", "init", "--name=x", "--address=x:1", "--host=b\u00fccher.example"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedpipe", *words], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert "(hosts.0 in the command line)" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_one_process_is_up(home: FederationHome) -> None:
