@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
+from fedpipe.encoding.text import find_delimiter
 from fedpipe.encrypted.client import EncryptedClient, Predictions
 from fedpipe.encrypted.rows import find_column
 from fedpipe.errors import EncryptedError
@@ -71,11 +72,12 @@ def _cells(chunk: list[Record], position: int | None) -> list[str]:
     return ["" if position is None else fields[position] for _, fields in chunk]
 
 
-def _records(lines: Iterable[str], source: str) -> Iterator[Record]:
+def _records(lines: Iterator[str], source: str) -> Iterator[Record]:
     """Yields the header, then every record, each with as many fields as the header."""
-    reader = csv.reader(lines, strict=True)
     width, line = 0, 1
     try:
+        head = list(islice(lines, 1))
+        reader = csv.reader(chain(head, lines), delimiter=find_delimiter("".join(head)), strict=True)
         for fields in reader:
             width = width or len(fields)
             if fields and len(fields) != width:
@@ -96,7 +98,7 @@ def _records(lines: Iterable[str], source: str) -> Iterator[Record]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Iterable[str]]:
+def _open(path: Path) -> Iterator[Iterator[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             yield stream

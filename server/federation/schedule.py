@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedpipe.config import load_config
 from fedpipe.errors import ConfigError
 from fedpipe.files import write_text
+from fedpipe.yaml_files import read_yaml
 from server.federation.home import FederationHome
 from server.federation.runs import SUMMARY, last_run, stored_config
 from server.federation.spans import num_new_spans
@@ -66,7 +67,7 @@ def read_schedule(home: FederationHome) -> Schedule | None:
     path = home.root / SCHEDULE
     if not path.exists():
         return None
-    loaded = yaml.safe_load(path.read_text())
+    loaded = read_yaml(path)
     if not isinstance(loaded, dict):
         raise ConfigError(
             f"Expected a schedule in {path}, found something else: fedpipe federation schedule."

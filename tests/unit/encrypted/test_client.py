@@ -286,6 +286,15 @@ def test_file_of_rows_becomes_a_file_of_predictions(start: Start, tmp_path: Path
     assert target.stat().st_mode & 0o077 == 0
 
 
+def test_fields_may_be_separated_as_spreadsheets_do_where_a_comma_is_in_decimals(
+    start: Start, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("name;Age in Years;state\nRoe, Jane;7;ca\n")
+    with EncryptedClient(start().url) as client:
+        assert predict_file(client, source, target) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

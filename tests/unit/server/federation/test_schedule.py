@@ -75,6 +75,13 @@ def test_a_schedule_survives_its_file(home: FederationHome) -> None:
     assert read_schedule(home) == schedule
 
 
+@pytest.mark.parametrize("text", ["cron: [\n", "- a list\n", "", "cron: 1\ncron: 2\n"])
+def test_a_damaged_schedule_is_told(home: FederationHome, text: str) -> None:
+    (home.root / "schedule.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="schedule"):
+        read_schedule(home)
+
+
 def test_a_schedule_of_an_unknown_configuration_is_refused(home: FederationHome) -> None:
     schedule = make_schedule(config="brest_cancer", cron="0 3 * * 1", since=at("2026-01-01"))
 
