@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from clients.division import Division
 from clients.index import index_identity
+from clients.ledger_checks import LedgerChecks
 from clients.policy import NodePolicy
 from clients.records import bounded, committed, read_shard
 from clients.sources import read_listing
@@ -30,6 +31,7 @@ from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_dige
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
 
 MIN_KEY_BYTES = 16
+_CHECKS = LedgerChecks()
 
 logger = logging.getLogger(__name__)
 
@@ -261,8 +263,9 @@ class Node:
             business, and goes to her log.
         """
         try:
-            with Ledger(self.ledger) as ledger:
+            with Ledger(self.ledger, verified=_CHECKS.last(self.ledger)) as ledger:
                 yield ledger
+                _CHECKS.keep(self.ledger, ledger.verified)
         except LedgerError as error:
             if str(self.ledger) not in str(error):
                 raise

@@ -10,7 +10,7 @@ from fedpipe.errors import LedgerError
 from fedpipe.files import canonical_json
 from fedpipe.ledger import tables
 from fedpipe.ledger.entries import BEGINNING, Body, Entry, SignedHead, entry_digest
-from fedpipe.ledger.projection import project, totals
+from fedpipe.ledger.projection import advance, project, totals
 from fedpipe.signing import SigningKey
 
 PAGE = 500  # entries in memory at once
@@ -59,11 +59,10 @@ class Chain:
         """Returns the entry that now says `body`, with the tables as it says."""
         position = self.newest.position + 1 if self.newest else 1
         made_at = made_at or self._now()
-        project(self.connection, body, position=position, made_at=made_at)
         content = {
             "kind": body.kind,
             "text": canonical_json(body.model_dump(mode="json")),
-            "totals": totals(self.connection),
+            "totals": self._project(body, position, made_at),
             "made_at": made_at,
             "previous": self.last_digest,
         }
@@ -75,6 +74,14 @@ class Chain:
         )
         self.newest = entry
         return entry
+
+    def _project(self, body: Body, position: int, made_at: str) -> str:
+        """Makes the tables say what `body` says, and returns their totals then."""
+        if self.newest is not None:
+            before = self.newest.totals
+            return advance(self.connection, body, position=position, made_at=made_at, before=before)
+        project(self.connection, body, position=position, made_at=made_at)
+        return totals(self.connection)
 
 
 def check_end(connection: Connection, newest: Entry, public: str) -> None:

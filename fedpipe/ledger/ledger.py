@@ -49,14 +49,17 @@ def utc_now() -> datetime:
 class Ledger:
     """A SQLite file or a PostgreSQL database. Safe under several processes; opened and closed by `with`."""
 
-    def __init__(self, store: LedgerStore | Path, *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, store: LedgerStore | Path, *, clock: Clock = utc_now, verified: str | None = None
+    ) -> None:
+        """Opens the ledger, and checks its end unless that is the entry with the digest `verified`."""
         self._store = store if isinstance(store, LedgerStore) else LedgerStore.at(store)
         self._clock = clock
         try:
             with as_ledger_error():
                 engine = self._store.open(self._lay_out)
                 self._connection = engine.connect()
-            self._key = self._open()
+            self._key = self._open(verified)
         except OSError as error:
             raise LedgerError(
                 f"Expected to make a ledger at {self._store}, found that impossible: {error}."
@@ -69,14 +72,14 @@ class Ledger:
         connection.execute(insert(tables.info).values(key="format_version", value=tables.FORMAT_VERSION))
         Chain(connection, key, self._now, verified=BEGINNING).append(LedgerMade(public_key=key.public))
 
-    def _open(self) -> SigningKey:
+    def _open(self, verified: str | None) -> SigningKey:
         try:
             with self._transaction() as connection:
                 found = tables.read_format(connection)
                 if found != tables.FORMAT_VERSION:
                     self._upgrade(connection, found)
                 key = read_key(self._store.key_path)
-                self._verified = Chain(connection, key, self._now).last_digest
+                self._verified = Chain(connection, key, self._now, verified=verified).last_digest
         except BaseException:
             self._connection.close()
             raise
@@ -92,6 +95,11 @@ class Ledger:
                 "was spent."
             )
         upgrade(connection, hold_key(self._store.key_path), self._now, found=found)
+
+    @property
+    def verified(self) -> str:
+        """The digest of the newest entry that this process checked, or made."""
+        return self._verified
 
     def __enter__(self) -> Ledger:
         return self

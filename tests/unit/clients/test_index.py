@@ -165,7 +165,7 @@ def test_without_the_index_an_amended_record_is_read_for_two_blocks(
     node: Node, terms: Callable[..., RunTerms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted bug: dates of now decide."""
-    monkeypatch.setattr("clients.node.first_spans", lambda path, records, spans: spans)
+    monkeypatch.setattr("clients.records.first_spans", lambda path, records, spans: spans)
     assert "20" in ages(node, terms("2026-01"))
     export(node, {0: "2026-02-20"})
     assert "20" in ages(node, terms("2026-02"))
