@@ -102,6 +102,14 @@ def test_every_edit_is_named(used: Desk, statement: str, finding: str) -> None:
     assert any(finding in each for each in findings(used)), findings(used)
 
 
+def test_an_edit_while_the_ledger_is_open_is_not_signed_along(used: Desk) -> None:
+    with used.open() as ledger:
+        edit(used, "UPDATE queries SET committed = committed - 1 WHERE committed > 0")
+        ledger.witness("carol", SignedHead.sign(hold_key(used.path.parent / "carol.key"), 2, "b" * 64))
+    with pytest.raises(LedgerError, match="totals"):
+        used.open()
+
+
 def test_reordered_entries_are_found(used: Desk) -> None:
     edit(
         used,
