@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Future
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2, kstest
 
-import fedpipe.privacy.randomness as randomness_module
 from fedpipe.errors import PrivacyError
 from fedpipe.privacy import Randomness, SecureRandomness, SeededRandomness
 from fedpipe.privacy.normals import BLOCK
-from fedpipe.privacy.randomness import LARGE
 
 SIZE = 200_000
 SIGMAS = 6.0  # a normal deviate is beyond with probability 2e-9
@@ -141,8 +137,8 @@ def test_successive_draws_differ(randomness: Randomness) -> None:
 
 
 def test_a_large_draw_is_as_good_as_a_small_one(randomness: Randomness) -> None:
-    # The secure source divides it among two threads, each with a key of its own.
-    half = LARGE // 2 + 3
+    # Made of many blocks, the last of which is cut short.
+    half = 5 * BLOCK + 3
     draws = randomness.normal(2 * half + 1, 3.0).astype(np.float64) / 3.0
     assert kstest(draws, "norm").statistic * math.sqrt(draws.size) < 3
     for first, second in ((draws[:half], draws[half : 2 * half]), (draws[:-1], draws[1:])):
@@ -153,18 +149,3 @@ def test_a_large_draw_is_as_good_as_a_small_one(randomness: Randomness) -> None:
 def test_normals_have_the_deviation_they_are_asked_for(randomness: Randomness, stddev: float) -> None:
     draws = randomness.normal(SIZE, stddev).astype(np.float64)
     assert abs(draws.var() / stddev**2 - 1) < SIGMAS * math.sqrt(2 / SIZE)
-
-
-def test_a_large_draw_needs_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As in a forked process, whose helper never begins.
-    monkeypatch.setattr(randomness_module, "_helper", lambda: SimpleNamespace(submit=lambda _: Future()))
-    draws = SecureRandomness().normal(LARGE + 5).astype(np.float64)
-    assert kstest(draws, "norm").statistic * math.sqrt(draws.size) < 3
-
-
-def test_what_fails_on_the_second_thread_fails_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken: Future[None] = Future()
-    broken.set_exception(OSError("no random bytes"))
-    monkeypatch.setattr(randomness_module, "_helper", lambda: SimpleNamespace(submit=lambda _: broken))
-    with pytest.raises(OSError, match="no random bytes"):
-        SecureRandomness().normal(LARGE)
