@@ -7,25 +7,31 @@ every message would make a run's cost grow with the square of their number.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from fedpipe.ledger import LedgerStore
+from fedpipe.ledger import Ledger, LedgerStore
 
 RECHECK_SECONDS = 5.0
 
 
 class LedgerChecks:
-    """Remembers, by ledger, the newest entry that was checked or made here, for RECHECK_SECONDS."""
+    """Remembers, by ledger, the newest entry that was checked or made here, and the time of the check."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, float]] = {}
 
-    def last(self, store: LedgerStore) -> str | None:
-        """Returns the digest of that entry, or None if the ledger is to be checked again."""
-        known = self._known.get(str(store))
-        return known[0] if known and time.monotonic() - known[1] < RECHECK_SECONDS else None
+    @contextmanager
+    def open(self, store: LedgerStore) -> Iterator[Ledger]:
+        """Opens the ledger, and checks it unless that was done within RECHECK_SECONDS.
 
-    def keep(self, store: LedgerStore, digest: str) -> None:
-        """Notes that the ledger has been in use up to the entry with `digest`."""
-        now, known = time.monotonic(), self._known.get(str(store))
-        checked = known[1] if known and now - known[1] < RECHECK_SECONDS else now
-        self._known[str(store)] = (digest, checked)
+        Raises:
+          LedgerError: as `Ledger`.
+        """
+        now, (digest, checked) = time.monotonic(), self._known.get(str(store), (None, 0.0))
+        if digest is None or now - checked >= RECHECK_SECONDS:
+            digest, checked = None, now
+        with Ledger(store, verified=digest) as ledger:
+            yield ledger
+            # However long the block took: it has checked nothing.
+            self._known[str(store)] = (ledger.verified, checked)

@@ -3,7 +3,7 @@
 Box and Muller (1958): for independent u in (0, 1] and an angle v, sqrt(-2 ln u) cos v and
 sqrt(-2 ln u) sin v are independent standard normals. Both are used.
 
-The radius is computed in float64 from 63 bits, so that tails reach sqrt(2 ln 2^64) = 9.4 sigma;
+The logarithm is taken in float64 of 63 bits, so that tails reach sqrt(2 ln 2^64) = 9.4 sigma;
 24 bits would cut them at 5.8. The angle is float32, from 32 bits. Values are rounded to float32,
 like the sums they are added to: the guarantee is that of real numbers, and the certificate says
 so. Rounding leaks in theory (Mironov 2012; Holohan and Braghin 2021, arXiv:2107.10138).
