@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,40 +20,55 @@ _DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile names them
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
     """Makes `path` hold exactly what `write` wrote, or leaves what was there before."""
     make_private_directory(path.parent)
-    draft = write_draft(path, write, mode=mode)
-    try:
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with draft(path, write, mode=mode) as written:
+        os.replace(written, path)
     sync_directory(path.parent)
 
 
-def write_draft(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> Path:
-    """Returns a durable temporary file beside `path` that holds what `write` wrote."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+@contextmanager
+def draft(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> Iterator[Path]:
+    """Yields a durable temporary file beside `path` that holds what `write` wrote; removes it.
+
+    It is locked meanwhile, which tells it from what a dead process left.
+    """
+    with _locked_file(path) as stream:
+        try:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, mode)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)
+            os.fchmod(stream.fileno(), mode)
+            yield Path(stream.name)
+        finally:
+            Path(stream.name).unlink(missing_ok=True)
 
 
 def clear_drafts(root: Path) -> None:
     """Removes below `root` what was being written under a temporary name when its process died.
 
-    Nobody may be writing there. What is no longer needed may hold records or updates.
+    What is no longer needed may hold records or updates. Directories are nobody's: only one process
+    may be making them.
     """
     for folder, folders, names in os.walk(root):
         for name in filter(_DRAFT.fullmatch, folders):
             shutil.rmtree(Path(folder, name), ignore_errors=True)
         for name in filter(_DRAFT.fullmatch, names):
-            Path(folder, name).unlink(missing_ok=True)
+            _remove_unlocked(Path(folder, name))
+
+
+def _locked_file(path: Path) -> Any:
+    """Returns a new file beside `path`, open and locked."""
+    while True:
+        stream = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream
+        stream.close()  # between two of these lines it was taken for a dead process's
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
 
 
 def make_private_directory(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedpipe.errors import LedgerError
-from fedpipe.files import canonical_json, make_private_directory, sync_directory, write_draft
+from fedpipe.files import canonical_json, draft, make_private_directory, sync_directory
 
 PUBLIC_KEY_BYTES = 32
 
@@ -119,11 +120,9 @@ def _create(path: Path) -> None:
     make_private_directory(path.parent)
     private = Ed25519PrivateKey.generate()
     data = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    draft = write_draft(path, lambda stream: stream.write(data))
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # the other process's key is the one to use
-    finally:
-        draft.unlink()
+    with (
+        draft(path, lambda stream: stream.write(data)) as complete,
+        suppress(FileExistsError),  # the other process's key is the one to use
+    ):
+        os.link(complete, path)
     sync_directory(path.parent)

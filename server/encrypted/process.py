@@ -187,9 +187,11 @@ async def _tell_state(path: Path, url: str, service: Service, keys: KeyRing | No
     """Writes what `status` shows whenever it changed, and reads the keys again."""
     known = {"pid": os.getpid(), "process_started": _started_at(os.getpid()), "url": url}
     while True:
-        write_text(
-            path, json.dumps({**known, "written_at": time.time(), **service.describe()}, indent=2) + "\n"
-        )
+        state = {**known, "written_at": time.time(), **service.describe()}
+        try:
+            write_text(path, json.dumps(state, indent=2) + "\n")
+        except OSError as error:  # a full disk is no reason to refuse requests
+            logger.warning("Expected to write %s, found: %s. Its state is older.", path, error.strerror)
         await asyncio.sleep(_STATE_SECONDS)
         try:
             if keys is not None:

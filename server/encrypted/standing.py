@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from filelock import FileLock
+
 from fedpipe.errors import ConfigError, EncryptedError
 from fedpipe.files import digest_json, write_text
 from fedpipe.ledger import Ledger
@@ -69,7 +71,8 @@ def revoke(root: Path, reference: str, reason: str) -> ModelVersion:
         "revoked_at": datetime.now(timezone.utc).isoformat(),
     }
     path = Workspace.open_existing(root).root / _FILE
-    write_text(path, json.dumps([*_revocations(path), entry], indent=2) + "\n")
+    with FileLock(path.with_suffix(".lock"), mode=0o600):  # or one of two revocations could be lost
+        write_text(path, json.dumps([*_revocations(path), entry], indent=2) + "\n")
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -92,3 +94,28 @@ def test_drafts_of_a_dead_process_are_removed_and_nothing_else(tmp_path: Path) -
     (tmp_path / "a" / ".gitignore").write_text("")
     clear_drafts(tmp_path)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".gitignore", "file"]
+
+
+def test_draft_that_is_being_written_is_nobody_elses(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "state.json", lambda stream: (stream.write(b"{}"), clear_drafts(tmp_path)))
+    assert (tmp_path / "state.json").read_text() == "{}"
+
+
+def test_file_is_whole_although_drafts_are_cleared_all_the_time(tmp_path: Path) -> None:
+    """A run clears its workspace while a service tells its state there."""
+    with ThreadPoolExecutor(1) as pool:
+        clearing = threading.Event()
+
+        def clear() -> None:
+            while not clearing.is_set():
+                clear_drafts(tmp_path)
+
+        done = pool.submit(clear)
+        try:
+            for number in range(300):
+                write_text(tmp_path / "state.json", str(number))
+        finally:
+            clearing.set()
+        done.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    assert (tmp_path / "state.json").read_text() == "299"
