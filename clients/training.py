@@ -19,7 +19,7 @@ from fedpipe.privacy import DpSgd, Randomness
 from fedpipe.privacy.mechanisms import poisson_batches
 
 if TYPE_CHECKING:
-    from fedpipe.learning.kernel import LocalTask
+    from fedpipe.learning.local_task import LocalTask
 
 Weights = NDArray[np.float32]
 Batches = list[NDArray[np.int32]]
@@ -33,7 +33,7 @@ def local_task(
     Raises:
       FederationError: the weights that the request asks for do not fit the terms.
     """
-    from fedpipe.learning.kernel import LocalTask
+    from fedpipe.learning.local_task import LocalTask
 
     weights = np.asarray(request.arrays["weights"], dtype=np.float32)
     randomness = node.randomness(terms.plan, request)

@@ -17,8 +17,8 @@ from fedpipe.learning.architectures import build_model
 from fedpipe.learning.chunks import ClippedSum, MakeClippedSum
 from fedpipe.learning.definition import LocalOptimizerName, ModelDefinition
 from fedpipe.learning.handover import Records, lend
-from fedpipe.learning.kernel import LocalTask
 from fedpipe.learning.local_optimizers import LocalOptimizer, make_local_optimizer
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fedpipe.config import AnalyzeSettings
 from fedpipe.data import Transform
-from fedpipe.federation import Request
+from fedpipe.federation import Reply, Request
 from fedpipe.federation.messages import sum_counts
 from fedpipe.learning.evaluation import better_than_chance, estimate_metrics
 from fedpipe.learning.score_curves import reliability_curve, roc_curve
@@ -48,31 +49,37 @@ def analyze(
         among=spans.clients,
         counts=scored | slice_shapes(settings.slices, slice_bins, transform),
     )
-    sums = {name: sum_counts(replies, name) for name in scored}
-    noise_stddev = asker.noise_stddev("evaluation")
     generator = np.random.default_rng(seed)
+    overall = _overall(replies, scored, bins, asker.noise_stddev("evaluation"), generator)
+    slices = (
+        client_slices(replies, bins, noise_stddev=asker.noise_stddev("evaluation"), generator=generator),
+        *column_slices(
+            replies, settings.slices, slice_bins, asker=asker, transform=transform, generator=generator
+        ),
+    )
+    return {"evaluation": overall.model_copy(update={"slices": slices})}
+
+
+def _overall(
+    replies: Sequence[Reply],
+    scored: Iterable[str],
+    bins: ScoreBins,
+    noise_stddev: float,
+    generator: np.random.Generator,
+) -> Evaluation:
+    """Returns what the histograms named `scored`, each client's with its own noise, say of all records."""
+    sums = {name: sum_counts(replies, name) for name in scored}
     metrics = estimate_metrics(
-        sums,
-        bins,
-        noise_stddev=noise_stddev,
-        num_clients=len(replies),
-        generator=generator,
+        sums, bins, noise_stddev=noise_stddev, num_clients=len(replies), generator=generator
     )
     binary = sums.get(BINARY)
-    evaluation = Evaluation(
+    return Evaluation(
         metrics=metrics,
         better_than_chance=better_than_chance(metrics),
         reliability=reliability_curve(binary, bins) if binary is not None else (),
         roc=roc_curve(binary, bins) if binary is not None else (),
         noise_stddev=noise_stddev * len(replies) ** 0.5,
-        slices=(
-            client_slices(replies, bins, noise_stddev=noise_stddev, generator=generator),
-            *column_slices(
-                replies, settings.slices, slice_bins, asker=asker, transform=transform, generator=generator
-            ),
-        ),
     )
-    return {"evaluation": evaluation}
 
 
 def _slice_bins(rate: float, num_classes: int, settings: AnalyzeSettings) -> ScoreBins:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from fedpipe.data.transform import InputGroup
 from fedpipe.learning.architectures import build_model, initial_weights
 from fedpipe.learning.definition import ModelDefinition, ModelSettings
-from fedpipe.learning.kernel import LocalTask, make_kernel
+from fedpipe.learning.kernel import make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.losses import per_example_loss
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.memory import align

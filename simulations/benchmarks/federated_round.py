@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fedpipe.learning.architectures import initial_weights
-from fedpipe.learning.kernel import LocalTask, make_kernel
+from fedpipe.learning.kernel import make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.memory import align
 from fedpipe.privacy import DpSgd, SecureRandomness
 from simulations.benchmarks.contestants import Run, define

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from fedpipe.learning.definition import ModelDefinition, ModelSettings
-from fedpipe.learning.kernel import LocalTask, make_kernel
+from fedpipe.learning.kernel import make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.vectors import Vector
 from fedpipe.memory import empty_aligned
 from fedpipe.privacy import DpSgd, SecureRandomness

@@ -16,7 +16,8 @@ from fedpipe.errors import ConfigError, PrivacyError
 from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
 from fedpipe.learning.architectures import build_model, initial_weights
 from fedpipe.learning.book_keeping_kernel import has_rules
-from fedpipe.learning.kernel import Kernel, LocalTask, make_kernel
+from fedpipe.learning.kernel import Kernel, make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
 

@@ -9,7 +9,8 @@ import pytest
 
 from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
 from fedpipe.learning.architectures import build_model, initial_weights
-from fedpipe.learning.kernel import LocalTask, make_kernel
+from fedpipe.learning.kernel import make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
 from fedpipe.learning.architectures import build_model, initial_weights
 from fedpipe.learning.book_keeping_kernel import clipped_sum_by_rules, has_rules
-from fedpipe.learning.kernel import Kernel, LocalTask, make_kernel
+from fedpipe.learning.kernel import Kernel, make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.probes import is_right
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
@@ -33,6 +34,12 @@ def strided_convolution(x: tf.Tensor) -> tf.Tensor:
     x = layers.Reshape((4, 3, 2))(x)
     x = layers.Conv2D(3, 2, strides=(2, 1), padding="same", activation="tanh")(x)
     return layers.Flatten()(layers.MaxPool2D(2, 1, padding="same")(x))
+
+
+def wide_convolution(x: tf.Tensor) -> tf.Tensor:
+    """Sees 160 numbers at each position: more than a convolution that copies is worth."""
+    x = layers.Conv2D(40, 1, activation="tanh")(layers.Reshape((4, 3, 2))(x))
+    return layers.Flatten()(layers.Conv2D(2, 2, strides=(2, 1), padding="same", activation="tanh")(x))
 
 
 def dilated_convolution(x: tf.Tensor) -> tf.Tensor:
@@ -165,6 +172,7 @@ def depthwise(x: tf.Tensor) -> tf.Tensor:
 
 BY_RULES: list[Body] = [
     strided_convolution,
+    wide_convolution,
     dilated_convolution,
     convolution_over_time,
     embedding,

@@ -11,7 +11,8 @@ from scipy.sparse import csr_matrix
 
 from fedpipe.errors import PrivacyError
 from fedpipe.learning import ModelDefinition
-from fedpipe.learning.kernel import Kernel, LocalTask, make_kernel
+from fedpipe.learning.kernel import Kernel, make_kernel
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
 from tests.contract.test_kernels import (
     DEFINITIONS,

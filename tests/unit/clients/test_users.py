@@ -18,7 +18,7 @@ from fedpipe.data import Transform
 from fedpipe.errors import FedpipeError, LedgerError
 from fedpipe.federation import Request
 from fedpipe.federation.terms import RunTerms
-from fedpipe.learning.kernel import LocalTask
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.ledger import Ledger
 from fedpipe.privacy import DpSgd, PrivacyPlan
 

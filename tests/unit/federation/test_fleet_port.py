@@ -32,13 +32,9 @@ PULL = "/flwr.proto.Fleet/PullMessages"
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Federation]:
-    made = Federation(tmp_path)
-    try:
-        made.register("first", "second")
-        yield made
-    finally:
-        made.superlink.stop()
+def federation(federation: Federation) -> Federation:
+    federation.register("first", "second")
+    return federation
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,6 @@ from tests.unit.federation.superlink import PATIENCE_SECONDS, Federation, call, 
 from flwr.app import Context, Message  # isort: skip
 
 import grpc  # isort: skip
-
-
-@pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Federation]:
-    made = Federation(tmp_path)
-    try:
-        yield made
-    finally:
-        made.superlink.stop()
 
 
 def test_members_answer_under_their_own_names(federation: Federation) -> None:

@@ -10,7 +10,6 @@ import queue
 import sqlite3
 import threading
 import zipfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,13 @@ from fedpipe.errors import FederationError
 from fedpipe.federation import Request, flower_connection, flower_run, flower_state
 from fedpipe.federation.flower_messages import request_to_message
 from fedpipe.files import sha256
-from tests.unit.federation.test_superlink import PATIENCE_SECONDS, Federation, echo, ping, wait_until
+from tests.unit.federation.superlink import PATIENCE_SECONDS, Federation, echo, ping, wait_until
 
 from flwr.app import Context, Message  # isort: skip
 from flwr.proto.message_pb2 import ObjectTree  # isort: skip  # noqa: TID251
 from flwr.serverapp import Grid, ServerApp  # isort: skip
 
 LATER = dt.timedelta(hours=2)
-
-
-@pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Federation]:
-    made = Federation(tmp_path)
-    try:
-        yield made
-    finally:
-        made.superlink.stop()
 
 
 def forget(federation: Federation, after: dt.timedelta) -> None:

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from fedpipe.data.transform import Inputs
 from fedpipe.learning.handover import Records, lend
-from fedpipe.learning.kernel import LocalTask
+from fedpipe.learning.local_task import LocalTask
 from fedpipe.memory import ALIGNMENT, align, empty_aligned, is_aligned
+
+FULL = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def make_task(features: Inputs, batches: list[list[int]], **changes: Any) -> LocalTask:
+    return LocalTask(
+        weights=np.zeros(2, np.float32),
+        features=features,
+        labels=np.arange(features.shape[0], dtype=np.int32),
+        batches=[np.array(batch, np.int32) for batch in batches],
+        noise=np.zeros((len(batches), 2), np.float32),
+        clipping_norm=1.0,
+        local_step_size=0.1,
+        **changes,
+    )
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Inputs:
+    """Records 0 to 3 of three features each, in a file."""
+    FULL.tofile(tmp_path / "features")
+    return np.memmap(tmp_path / "features", np.float32, "r", shape=(4, 3))
 
 
 def test_aligned_memory_is_shared() -> None:
@@ -51,76 +75,35 @@ def test_align_copies_only_what_needs_it() -> None:
 @pytest.mark.parametrize("batches", [[[3, 1]], [[0, 2], [2, 3]], [[]], [[], []], [[1, 1], [1]]])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_every_batch_finds_its_records(batches: list[list[int]], sparse: bool) -> None:
-    full = np.arange(12, dtype=np.float32).reshape(4, 3)
-    task = LocalTask(
-        weights=np.zeros(2, np.float32),
-        features=csr_matrix(full) if sparse else full,
-        labels=np.arange(4, dtype=np.int32),
-        example_weights=np.arange(4, dtype=np.float32) / 4,
-        batches=[np.array(batch, np.int32) for batch in batches],
-        noise=np.zeros((len(batches), 2), np.float32),
-        clipping_norm=1.0,
-        local_step_size=0.1,
+    task = make_task(
+        csr_matrix(FULL) if sparse else FULL, batches, example_weights=np.arange(4, dtype=np.float32) / 4
     )
     records = Records()
     for _ in range(2):  # its scratch memory is used again
         features, labels, weights, rows = records.of(task)
         drawn = [row for batch in batches for row in batch]
-        np.testing.assert_array_equal(features.numpy()[rows], full[drawn])
+        np.testing.assert_array_equal(features.numpy()[rows], FULL[drawn])
         np.testing.assert_array_equal(labels[rows], drawn)
         np.testing.assert_array_equal(weights[rows], np.array(drawn, np.float32) / 4)
 
 
-def test_of_records_on_disk_only_those_drawn_are_read(tmp_path: Path) -> None:
-    full = np.arange(12, dtype=np.float32).reshape(4, 3)
-    full.tofile(tmp_path / "features")
-    task = LocalTask(
-        weights=np.zeros(2, np.float32),
-        features=np.memmap(tmp_path / "features", np.float32, "r", shape=(4, 3)),
-        labels=np.arange(4, dtype=np.int32),
-        batches=[np.array([3, 1], np.int32), np.array([3], np.int32)],
-        noise=np.zeros((2, 2), np.float32),
-        clipping_norm=1.0,
-        local_step_size=0.1,
-    )
-    features, labels, _, rows = Records().of(task)
+def test_of_records_on_disk_only_those_drawn_are_read(on_disk: Inputs) -> None:
+    features, labels, _, rows = Records().of(make_task(on_disk, [[3, 1], [3]]))
     assert features.shape == (2, 3)
-    np.testing.assert_array_equal(features.numpy()[rows], full[[3, 1, 3]])
+    np.testing.assert_array_equal(features.numpy()[rows], FULL[[3, 1, 3]])
     np.testing.assert_array_equal(labels[rows], [3, 1, 3])
 
 
-def test_padding_of_users_stays_padding_when_their_records_lie_on_disk(tmp_path: Path) -> None:
-    full = np.arange(12, dtype=np.float32).reshape(4, 3)
-    full.tofile(tmp_path / "features")
-    task = LocalTask(
-        weights=np.zeros(2, np.float32),
-        features=np.memmap(tmp_path / "features", np.float32, "r", shape=(4, 3)),
-        labels=np.arange(4, dtype=np.int32),
-        batches=[np.array([3, 1, 2, -1 - 2], np.int32)],
-        noise=np.zeros((1, 2), np.float32),
-        clipping_norm=1.0,
-        local_step_size=0.1,
-        max_records=2,
-    )
-    features, labels, _, rows = Records().of(task)
+def test_padding_of_users_stays_padding_when_their_records_lie_on_disk(on_disk: Inputs) -> None:
+    features, labels, _, rows = Records().of(make_task(on_disk, [[3, 1, 2, -1 - 2]], max_records=2))
     assert [bool(row < 0) for row in rows] == [False, False, False, True]
     places = np.where(rows < 0, -1 - rows, rows)
-    np.testing.assert_array_equal(features.numpy()[places], full[[3, 1, 2, 2]])
+    np.testing.assert_array_equal(features.numpy()[places], FULL[[3, 1, 2, 2]])
     np.testing.assert_array_equal(labels[places], [3, 1, 2, 2])
 
 
 def test_scratch_memory_keeps_nothing_of_the_client_before() -> None:
-    def task(full: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> LocalTask:
-        return LocalTask(
-            weights=np.zeros(2, np.float32),
-            features=csr_matrix(full),
-            labels=np.zeros(len(full), np.int32),
-            batches=[np.arange(len(full), dtype=np.int32)],
-            noise=np.zeros((1, 2), np.float32),
-            clipping_norm=1.0,
-            local_step_size=0.1,
-        )
-
     records = Records()
-    records.of(task(np.full((9, 3), 5, np.float32)))
-    assert not records.of(task(np.zeros((4, 3), np.float32)))[0].numpy().any()
+    records.of(make_task(csr_matrix(np.full((9, 3), 5, np.float32)), [list(range(9))]))
+    later = make_task(csr_matrix(np.zeros((4, 3), np.float32)), [list(range(4))])
+    assert not records.of(later)[0].numpy().any()
