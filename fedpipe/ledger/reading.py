@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,8 +95,21 @@ def _public_key(first: Entry) -> str:
 
 def _opener(path: Path) -> Callable[[], Any]:
     def connect() -> Any:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        connection = sqlite3.connect(f"{path.as_uri()}?{_mode(path)}", uri=True, timeout=BUSY_SECONDS)
         connection.isolation_level = None
         return connection
 
     return connect
+
+
+def _mode(path: Path) -> str:
+    """Returns how to open a file where SQLite, which shares its log through a second file, may make none."""
+    log, shared = (path.with_name(f"{path.name}-{ending}") for ending in ("wal", "shm"))
+    if not os.statvfs(path).f_flag & os.ST_RDONLY or shared.exists():
+        return "mode=ro"
+    if log.exists():
+        raise LedgerError(
+            f"Expected a folder that can be written, or no log, found {log.name} on a read-only medium: "
+            "copy both files to another folder."
+        )
+    return "mode=ro&immutable=1"  # without a log the file is all there is

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -179,3 +182,41 @@ def test_of_a_block_in_a_gap_everything_is_spent(desk: Desk) -> None:
     for block in read_history(desk.path).blocks:
         assert block.in_gap
         assert (block.spent, block.reserved, block.left) == (block.budget, 0.0, 0.0)
+
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+IN_PRIVATE = ("unshare", "--user", "--map-root-user", "--mount")
+SPENT = """
+import json, sys
+from fedpipe.errors import LedgerError
+from fedpipe.ledger.history_reading import read_history
+try:
+    print(json.dumps([each.spent for each in read_history(sys.argv[1]).blocks]))
+except LedgerError as error:
+    print(error)
+"""
+
+
+def read_from_archive(path: Path) -> str:
+    """Returns what reading the ledger prints where its folder cannot be written."""
+    words = (*IN_PRIVATE, "bash", "-c", READ_ONLY, "bash", path.parent, sys.executable, "-c", SPENT, path)
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(
+    subprocess.run([*IN_PRIVATE, "true"], check=False).returncode != 0, reason="needs user namespaces"
+)
+def test_a_ledger_on_a_read_only_medium_is_read_or_what_it_lacks_is_said(desk: Desk, tmp_path: Path) -> None:
+    desk.reserve("r1")
+    with closing(sqlite3.connect(desk.path)) as connection:
+        connection.execute("SELECT * FROM sqlite_schema")  # while it is open nobody folds the log in
+        desk.commit("r1", "statistics")
+        copied = tmp_path / "archive" / "ledger.sqlite"
+        copied.parent.mkdir()
+        for ending in ("", "-wal"):
+            shutil.copy(f"{desk.path}{ending}", f"{copied}{ending}")
+        spent = [each.spent for each in read_history(desk.path).blocks]
+        assert json.loads(read_from_archive(desk.path)) == spent
+    assert json.loads(read_from_archive(desk.path)) == spent
+    assert any(spent)
+    assert "found ledger.sqlite-wal on a read-only medium" in read_from_archive(copied)
