@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedpipe.learning.chunks import CHUNK, ClippedSum, MakeClippedSum, in_chunks
+from fedpipe.learning.chunk_sizes import CHUNK
+from fedpipe.learning.chunks import ClippedSum, MakeClippedSum, in_chunks
 from fedpipe.learning.compiled_kernel import CompiledKernel
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.probes import is_right, probe_features
@@ -73,7 +74,7 @@ def clipped_sum_by_rules(model: tf.keras.Model) -> MakeClippedSum:
         ) -> tf.Tensor:
             calls = tapped.backward(features, labels, example_weights)
             found = {name: of_units(part, max_records) for name, part in _by_variable(calls).items()}
-            squared = tf.add_n([part.squared_norms() for part in found.values()])
+            squared = tf.reduce_sum(tf.stack([part.squared_norms() for part in found.values()]), axis=0)
             return clip_and_sum(squared, clipping_norm, lambda clipping: _joined(found, variables, clipping))
 
         if lean and max_records == 1:
