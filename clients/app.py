@@ -77,7 +77,7 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
     except DataError as error:
         # What is wrong with records is for their owner's eyes.
         logger.error("%s could not read its records. %s", name, error)
-        answer = Refusal(client=name, reason="its records do not fit the schema; its own log says why")
+        answer = Refusal(client=name, reason="its records cannot be read; its own log says why")
     except Exception:
         logger.exception("%s could not answer", name)
         answer = Refusal(client=name, reason="the client failed; its own log says why")

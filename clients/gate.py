@@ -69,6 +69,8 @@ class Gate:
             return self._refuse("it waits for its owner: fedpipe client approve RUN", ABSENT)
         if request.step == "claim":
             self._count(request, policy.total_epsilon)
+        if request.step == "ingest" and not note.claimed:
+            listing.unlink(missing_ok=True)  # nothing was released: what her owner has mended since counts
         if request.step in ("ingest", "claim"):
             hold_listing(listing, self._sources)
         return None

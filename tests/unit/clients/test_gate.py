@@ -11,7 +11,7 @@ from clients.home import NodeHome
 from clients.node import Node
 from clients.records import read_shard
 from clients.site_policy import SitePolicy, read_policy, write_policy
-from fedpipe.errors import ConfigError
+from fedpipe.errors import ConfigError, DataError
 from fedpipe.federation import Refusal, Request
 from fedpipe.federation.enrolment import Invitation
 from fedpipe.federation.messages import ABSENT
@@ -239,3 +239,36 @@ def test_records_of_one_run_at_a_time_stay_in_memory(
     assert [read("run-1"), read("run-2"), read("run-2")] == [1, 1, 1]
     gate.decide(a_request("finish", "run-2"))
     assert read_shard.cache_info().currsize == 0
+
+
+def test_records_that_were_mended_before_anything_was_claimed_are_read_anew(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms], tmp_path: Path
+) -> None:
+    # A file that is still being copied must not bar a run, and a schedule that goes on with it, for ever.
+    home, gate = make_gate()
+    records = tmp_path / "records.csv"
+    records.write_text("")
+    gate.decide(a_request("ingest"))
+    records.write_text("record_id,age,town,ill\nr1,31,ulm,y\n")
+
+    config = gate.decide(a_request("ingest"))
+
+    assert not isinstance(config, Refusal)
+    assert len(Node.from_config(config).records(make_terms()).labels) == 1
+
+
+def test_records_that_change_after_the_claim_end_the_run(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms], tmp_path: Path
+) -> None:
+    _, gate = make_gate()
+    terms = make_terms()
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("ingest"))
+    gate.decide(a_request("claim", **values))
+    (tmp_path / "records.csv").write_text("record_id,age,town,ill\nr1,31,ulm,y\n")
+
+    config = gate.decide(a_request("ingest"))
+
+    assert not isinstance(config, Refusal)
+    with pytest.raises(DataError, match="start a new run"):
+        Node.from_config(config).records(terms)
