@@ -72,6 +72,7 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
         node.exchange(request.heads)
         answer = node.with_heads(handler(node, request), request.heads)
     except TELLING as error:
+        logger.warning("Refused: %s", error)
         details = error.shortfalls if isinstance(error, BudgetError) else ()
         answer = Refusal(client=name, reason=str(error), kind=type(error).__name__, shortfalls=details)
     except DataError as error:

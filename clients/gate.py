@@ -57,6 +57,11 @@ class Gate:
         return self._node_config(request)
 
     def _check(self, request: Request) -> Refusal | None:
+        try:
+            self._home.check_ledger()
+        except LedgerError as error:
+            logger.error("%s", error)
+            return self._refuse("its ledger is not there; its own log says more", "LedgerError")
         listing = self._home.listing_path(request.run_id)
         if request.step == "finish":
             listing.unlink(missing_ok=True)  # nothing more is read
@@ -107,6 +112,7 @@ class Gate:
         if run_id != self._counted:
             return  # an earlier request of this run was counted, and may have been accepted
         try:
+            self._home.check_ledger()  # to open one that is gone would begin it anew
             with Ledger(self._home.ledger_path) as ledger:
                 stands = ledger.has_claim(run_id, self._client)
         except LedgerError as error:

@@ -245,7 +245,7 @@ def test_records_that_were_mended_before_anything_was_claimed_are_read_anew(
     make_gate: MakeGate, make_terms: Callable[..., RunTerms], tmp_path: Path
 ) -> None:
     # A file that is still being copied must not bar a run, and a schedule that goes on with it, for ever.
-    home, gate = make_gate()
+    _, gate = make_gate()
     records = tmp_path / "records.csv"
     records.write_text("")
     gate.decide(a_request("ingest"))
@@ -272,3 +272,24 @@ def test_records_that_change_after_the_claim_end_the_run(
     assert not isinstance(config, Refusal)
     with pytest.raises(DataError, match="start a new run"):
         Node.from_config(config).records(terms)
+
+
+def test_a_ledger_that_is_gone_is_not_begun_anew(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms], caplog: pytest.LogCaptureFixture
+) -> None:
+    # As after the node's directory was renamed: the membership still names the old place.
+    home, gate = make_gate()
+    values = {"terms": make_terms().model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("claim", **values))
+    for path in home.ledger_path.parent.glob("ledger.sqlite*"):
+        path.unlink()
+
+    refusals = [gate.decide(a_request(step, **values)) for step in ("ingest", "claim", "train", "finish")]
+    gate.on_claim_refused("run-1")
+
+    assert {each.kind for each in refusals if isinstance(each, Refusal)} == {"LedgerError"}
+    assert not any(str(home.root) in str(each) for each in refusals)
+    assert len(refusals) == sum(isinstance(each, Refusal) for each in refusals)
+    assert not list(home.ledger_path.parent.glob("ledger.sqlite*"))
+    assert str(home.ledger_path) in caplog.text
+    assert home.note("run-1").claimed
