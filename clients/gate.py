@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 
+from clients.handlers import RELEASES
 from clients.home import NodeHome
 from clients.policy import NodePolicy
 from clients.records import forget_records
@@ -72,6 +73,8 @@ class Gate:
             self._home.keep_note(note)
             # It counts as away, so that the run waits for it as long as it waits for anybody.
             return self._refuse("it waits for its owner: fedpipe client approve RUN", ABSENT)
+        if request.step in RELEASES and request.step not in policy.allowed_steps:
+            return self._refuse(f"step {request.step} is refused by policy", "LedgerError")
         if request.step == "claim":
             self._count(request, policy.total_epsilon)
         if request.step == "ingest" and not note.claimed:

@@ -293,3 +293,16 @@ def test_a_ledger_that_is_gone_is_not_begun_anew(
     assert not list(home.ledger_path.parent.glob("ledger.sqlite*"))
     assert str(home.ledger_path) in caplog.text
     assert home.note("run-1").claimed
+
+
+def test_a_step_that_the_owner_forbids_ends_for_a_run_under_way_too(make_gate: MakeGate) -> None:
+    home, gate = make_gate()
+    assert not isinstance(gate.decide(a_request("train")), Refusal)
+
+    home.policy_path.write_text("allowed_steps: [statistics, preprocess, analyze]\n")
+
+    refusal = gate.decide(a_request("train"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "LedgerError"
+    assert "refused by policy" in refusal.reason
+    assert not isinstance(gate.decide(a_request("analyze")), Refusal)
