@@ -72,12 +72,13 @@ def _answer(handler: Callable[[Node, Request], Reply], message: Message, context
         node.exchange(request.heads)
         answer = node.with_heads(handler(node, request), request.heads)
     except TELLING as error:
+        logger.warning("Refused: %s", error)
         details = error.shortfalls if isinstance(error, BudgetError) else ()
         answer = Refusal(client=name, reason=str(error), kind=type(error).__name__, shortfalls=details)
     except DataError as error:
         # What is wrong with records is for their owner's eyes.
         logger.error("%s could not read its records. %s", name, error)
-        answer = Refusal(client=name, reason="its records do not fit the schema; its own log says why")
+        answer = Refusal(client=name, reason="its records cannot be read; its own log says why")
     except Exception:
         logger.exception("%s could not answer", name)
         answer = Refusal(client=name, reason="the client failed; its own log says why")

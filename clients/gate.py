@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 
+from clients.handlers import RELEASES
 from clients.home import NodeHome
 from clients.models import forget_models, is_large
 from clients.policy import NodePolicy
@@ -59,6 +60,11 @@ class Gate:
         return self._node_config(request)
 
     def _check(self, request: Request) -> Refusal | None:
+        try:
+            self._home.check_ledger()
+        except LedgerError as error:
+            logger.error("%s", error)
+            return self._refuse("its ledger is not there; its own log says more", "LedgerError")
         listing = self._home.listing_path(request.run_id)
         if request.step == "finish":
             listing.unlink(missing_ok=True)  # nothing more is read
@@ -69,8 +75,12 @@ class Gate:
             self._home.keep_note(note)
             # It counts as away, so that the run waits for it as long as it waits for anybody.
             return self._refuse("it waits for its owner: fedpipe client approve RUN", ABSENT)
+        if request.step in RELEASES and request.step not in policy.allowed_steps:
+            return self._refuse(f"step {request.step} is refused by policy", "LedgerError")
         if request.step == "claim":
             self._count(request, policy.total_epsilon)
+        if request.step == "ingest" and not note.claimed:
+            listing.unlink(missing_ok=True)  # nothing was released: what her owner has mended since counts
         if request.step in ("ingest", "claim"):
             hold_listing(listing, self._sources)
         return None
@@ -112,6 +122,7 @@ class Gate:
         if run_id != self._counted:
             return  # an earlier request of this run was counted, and may have been accepted
         try:
+            self._home.check_ledger()  # to open one that is gone would begin it anew
             with Ledger(self._home.ledger_path) as ledger:
                 stands = ledger.has_claim(run_id, self._client)
         except LedgerError as error:

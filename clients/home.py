@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clients.site_policy import SitePolicy, read_policy, write_policy
-from fedpipe.errors import ConfigError, WorkspaceError
+from fedpipe.errors import ConfigError, LedgerError, WorkspaceError
 from fedpipe.federation import pki
 from fedpipe.federation.enrolment import ClientName, FederationName, Invitation, JoinRequest, make_request
 from fedpipe.files import make_private_directory, write_text
@@ -154,6 +154,18 @@ class NodeHome:
 
         with Ledger(self.ledger_path) as ledger:
             return ledger.key.public
+
+    def check_ledger(self) -> None:
+        """Makes sure that the ledger which was made at enrolment is still there.
+
+        Raises:
+          LedgerError: it is gone. A new one in its place would forget what was spent.
+        """
+        if not self.ledger_path.is_file():
+            raise LedgerError(
+                f"Expected this node's ledger at {self.ledger_path}, found none: restore it there. For a "
+                f"directory that was moved, correct 'store' in {self.root / MEMBERSHIP}."
+            )
 
     @property
     def log_path(self) -> Path:

@@ -32,6 +32,7 @@ def join(
     Raises:
       ConfigError: the site policy cannot be read, or the address is taken or not on loopback.
       DataError: a source does not exist.
+      LedgerError: the ledger is gone.
       WorkspaceError: the node runs already.
     """
     from fedpipe.federation.flower_connection import Link
@@ -44,6 +45,7 @@ def join(
     with home.join_lock():
         log_to(home.log_path)
         policy, membership = home.policy, home.membership
+        home.check_ledger()
         find_files(sources)
         gate, figures = Gate(home, sources, names), NodeMetrics(home)
 

@@ -208,7 +208,8 @@ def _too_few(
     if over_budget:
         shortfalls = [shortfall for refusal in over_budget for shortfall in refusal.shortfalls]
         return BudgetError(f"{over_budget[0].reason} ({len(over_budget)} clients refused.)", shortfalls)
-    first = next(iter(cohort.refusals), None)
+    # One who says something tells more than one who is away.
+    first = min(cohort.refusals, key=lambda refusal: refusal.kind == ABSENT, default=None)
     said = f"{first.client} says: {first.reason}" if first else "None is connected: start the nodes."
     least, wanted = least_cohort(settings, among), f"min_cohort={settings.min_cohort}"
     if least > settings.min_cohort:
@@ -221,6 +222,6 @@ def _too_few(
 
 def _remedy(cohort: Cohort) -> str:
     """Returns what helps: to wait for those that are away, or to see to what the others refuse for."""
-    if all(is_transient(refusal) for refusal in cohort.refusals):
+    if all(refusal.kind == ABSENT for refusal in cohort.refusals):
         return "What was done is kept: once enough are back, go on with --resume."
     return "What was done is kept: see to it, then go on with --resume, or start a new run with --fresh."

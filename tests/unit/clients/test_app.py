@@ -83,9 +83,7 @@ def test_what_is_wrong_with_records_stays_with_their_owner(
     node = make_node()
     node.source.write_text(content)
     answer = ask(node, offer(make_terms()))
-    assert answer == Refusal(
-        client="client-1", reason="its records do not fit the schema; its own log says why"
-    )
+    assert answer == Refusal(client="client-1", reason="its records cannot be read; its own log says why")
     assert node.source.name in caplog.text
     assert {record.name.partition(".")[0] for record in caplog.records} == {"clients"}
 

@@ -12,7 +12,7 @@ from clients.home import NodeHome
 from clients.node import Node
 from clients.records import read_shard
 from clients.site_policy import SitePolicy, read_policy, write_policy
-from fedpipe.errors import ConfigError
+from fedpipe.errors import ConfigError, DataError
 from fedpipe.federation import Refusal, Request
 from fedpipe.federation.enrolment import Invitation
 from fedpipe.federation.messages import ABSENT
@@ -261,3 +261,70 @@ def test_records_of_one_run_at_a_time_stay_in_memory(
     assert [read("run-1"), read("run-2"), read("run-2")] == [1, 1, 1]
     gate.decide(a_request("finish", "run-2"))
     assert read_shard.cache_info().currsize == 0
+
+
+def test_records_that_were_mended_before_anything_was_claimed_are_read_anew(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms], tmp_path: Path
+) -> None:
+    # A file that is still being copied must not bar a run, and a schedule that goes on with it, for ever.
+    _, gate = make_gate()
+    records = tmp_path / "records.csv"
+    records.write_text("")
+    gate.decide(a_request("ingest"))
+    records.write_text("record_id,age,town,ill\nr1,31,ulm,y\n")
+
+    config = gate.decide(a_request("ingest"))
+
+    assert not isinstance(config, Refusal)
+    assert len(Node.from_config(config).records(make_terms()).labels) == 1
+
+
+def test_records_that_change_after_the_claim_end_the_run(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms], tmp_path: Path
+) -> None:
+    _, gate = make_gate()
+    terms = make_terms()
+    values = {"terms": terms.model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("ingest"))
+    gate.decide(a_request("claim", **values))
+    (tmp_path / "records.csv").write_text("record_id,age,town,ill\nr1,31,ulm,y\n")
+
+    config = gate.decide(a_request("ingest"))
+
+    assert not isinstance(config, Refusal)
+    with pytest.raises(DataError, match="start a new run"):
+        Node.from_config(config).records(terms)
+
+
+def test_a_ledger_that_is_gone_is_not_begun_anew(
+    make_gate: MakeGate, make_terms: Callable[..., RunTerms], caplog: pytest.LogCaptureFixture
+) -> None:
+    # As after the node's directory was renamed: the membership still names the old place.
+    home, gate = make_gate()
+    values = {"terms": make_terms().model_dump(mode="json", by_alias=True), "steps": ["train"]}
+    gate.decide(a_request("claim", **values))
+    for path in home.ledger_path.parent.glob("ledger.sqlite*"):
+        path.unlink()
+
+    refusals = [gate.decide(a_request(step, **values)) for step in ("ingest", "claim", "train", "finish")]
+    gate.on_claim_refused("run-1")
+
+    assert {each.kind for each in refusals if isinstance(each, Refusal)} == {"LedgerError"}
+    assert not any(str(home.root) in str(each) for each in refusals)
+    assert len(refusals) == sum(isinstance(each, Refusal) for each in refusals)
+    assert not list(home.ledger_path.parent.glob("ledger.sqlite*"))
+    assert str(home.ledger_path) in caplog.text
+    assert home.note("run-1").claimed
+
+
+def test_a_step_that_the_owner_forbids_ends_for_a_run_under_way_too(make_gate: MakeGate) -> None:
+    home, gate = make_gate()
+    assert not isinstance(gate.decide(a_request("train")), Refusal)
+
+    home.policy_path.write_text("allowed_steps: [statistics, preprocess, analyze]\n")
+
+    refusal = gate.decide(a_request("train"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "LedgerError"
+    assert "refused by policy" in refusal.reason
+    assert not isinstance(gate.decide(a_request("analyze")), Refusal)

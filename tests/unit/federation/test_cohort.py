@@ -241,3 +241,14 @@ def test_the_larger_of_count_and_part_is_needed(fraction: float, num_clients: in
 def test_a_part_that_is_not_reached_is_named() -> None:
     with pytest.raises(FederationError, match=r"min_cohort_fraction=1, 2 clients or more"):
         ask(Scripted(["a", VETO]), min_cohort_fraction=1)
+
+
+def test_a_client_that_says_what_is_wrong_is_named_before_one_that_is_away() -> None:
+    # To wait does not mend records that cannot be read.
+    away, failed = Refusal(client="a", reason="no answer in time", kind=ABSENT), FAILED
+
+    with pytest.raises(FederationError, match="see to it") as caught:
+        ask(Scripted([away, failed]), min_cohort=2, on_missing="continue", round_timeout_seconds=5)
+
+    assert "b says: the client failed" in str(caught.value)
+    assert "once enough are back" not in str(caught.value)

@@ -557,7 +557,7 @@ def test_owners_whose_records_cannot_be_read_log_it_where_only_they_look(
         patch.setattr("simulations.population._write_once", lambda path, content: None)
         for source in sources:
             spoil(source)
-        with pytest.raises(FederationError, match=r"do not fit the schema.*clients\.log") as caught:
+        with pytest.raises(FederationError, match=r"records cannot be read.*clients\.log") as caught:
             go_on(workspace)
     log = workspace.population_dir / "clients.log"
     assert log.stat().st_mode & 0o777 == 0o600
