@@ -157,22 +157,6 @@ def test_a_node_that_died_over_a_message_gets_it_again(federation: Federation) -
     assert [reply.values["number"] for reply in answers[0][0]] == [3]
 
 
-def test_what_an_ended_run_had_asked_does_not_keep_a_node_from_the_next(federation: Federation) -> None:
-    federation.register("first")
-    link = federation.link(federation.keys["first"])
-    away = flower_connection.Connection(link)
-    away.activate()
-    assert federation.ask(ping(number=1), timeout=1)[0] == []
-    away._stopped.set()
-
-    with federation.node(link) as states:
-        wait_until(lambda: "connected" in states)
-        replies, _ = federation.ask(ping(number=2), timeout=20)
-    away.close()
-
-    assert [reply.values["number"] for reply in replies] == [2]
-
-
 def test_a_superlink_that_was_away_is_found_again(federation: Federation) -> None:
     federation.register("first")
     with federation.node(federation.link(federation.keys["first"])) as states:
