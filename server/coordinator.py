@@ -99,7 +99,7 @@ def _run(
     )
     around = Surroundings(
         config=request.config,
-        asker=Asker(clients=claiming, run_id=request.run_id, terms=terms),
+        asker=Asker(clients=claiming, run_id=request.run_id, terms=terms, on_note=progress.note),
         workspace=request.workspace,
         metadata=metadata,
         progress=progress,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from fedpipe.errors import BudgetError, FederationError
@@ -19,6 +19,7 @@ from fedpipe.learning import TrainingSettings
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
+MAX_NAMED = 3
 NO_ANSWER = "it is not connected, or did not answer"
 
 Check = Callable[[Reply], object]
@@ -41,6 +42,17 @@ class Cohort:
     replies: list[Reply]
     refusals: list[Refusal]
     retried: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """Names some of those that did not answer, and what the first said; empty if all did.
+
+        >>> away = [Refusal(client=name, reason="it is away") for name in "abcde"]
+        >>> Cohort(replies=[], refusals=away).missing
+        'a, b, c and 2 more: it is away'
+        """
+        names = [refusal.client for refusal in self.refusals]
+        return f"{some_of(names)}: {self.refusals[0].reason}" if names else ""
 
 
 @dataclass(kw_only=True)
@@ -225,3 +237,9 @@ def _remedy(cohort: Cohort) -> str:
     if all(refusal.kind == ABSENT for refusal in cohort.refusals):
         return "What was done is kept: once enough are back, go on with --resume."
     return "What was done is kept: see to it, then go on with --resume, or start a new run with --fresh."
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Returns the first of `names`, and how many more there are."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -7,7 +7,7 @@ here, or it is none. What is said about a failure is our own text, never what ca
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -22,6 +22,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict  # is
 CATEGORIES = {"train": "train", "analyze": "evaluate"}
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$"
 MAX_REASON_LENGTH = 1000
+MAX_SHORTFALLS = 10_000
+ERRORS = {  # Flower's, of which it tells the number
+    2: "the client failed; its own log says why",
+    3: "its answer came without all its parts",
+    5: "it went away before it answered",
+}
 MAX_COUNT = 2**31 - 1
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -49,8 +55,8 @@ class _ReplyHead(_Head):
 class _RefusalHead(_Head):
     client: Name
     refusal: str
-    kind: str
-    shortfalls: list[Shortfall]
+    kind: str = Field(pattern=r"^[A-Za-z]{0,64}$")
+    shortfalls: list[Shortfall] = Field(max_length=MAX_SHORTFALLS)
 
 
 def message_type(step: str) -> str:
@@ -99,7 +105,7 @@ def reply_to_message(reply: Reply | Refusal, request: Message) -> Message:
 def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
     """Returns the answer in `message`; whatever is not an answer is a refusal without details."""
     if message.has_error():
-        reason = f"no answer (Flower error {message.error.code})"
+        reason = ERRORS.get(message.error.code, f"no answer (Flower error {message.error.code})")
         return Refusal(client=node_name, reason=reason, kind=ABSENT)
     try:
         head = _head(message)
@@ -109,7 +115,7 @@ def message_to_reply(message: Message, node_name: str) -> Reply | Refusal:
                 client=refusal.client,
                 reason=_printable(refusal.refusal),
                 kind=refusal.kind,
-                shortfalls=tuple(refusal.shortfalls),
+                shortfalls=tuple(_shown(each) for each in refusal.shortfalls),
             )
         reply = _ReplyHead.model_validate(head)
         return Reply(**dict(reply), arrays=_arrays(message.content))
@@ -140,6 +146,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _arrays(content: RecordDict) -> Arrays:
     return {name: array.numpy() for name, array in content.array_records["arrays"].items()}
+
+
+def _shown(shortfall: Shortfall) -> Shortfall:
+    return replace(shortfall, block=_printable(shortfall.block), split=_printable(shortfall.split))
 
 
 def _printable(text: str) -> str:

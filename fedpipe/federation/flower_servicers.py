@@ -76,9 +76,7 @@ class Fleet(FleetServicer):
         signed = node - (1 << 64) if node >= 1 << 63 else node  # as SQLite keeps it
         state.query(
             "UPDATE message_ins SET delivered_at = '' WHERE dst_node_id = ? AND message_id NOT IN "
-            "(SELECT reply_to_message_id FROM message_res) "
-            # What an ended run has asked cannot be fetched any more: a node given that would fail for ever.
-            "AND run_id IN (SELECT run_id FROM run WHERE finished_at = '')",
+            "(SELECT reply_to_message_id FROM message_res)",
             (signed,),
         )
         return response

@@ -46,6 +46,7 @@ def log_to(path: Path, *, echo: bool = True) -> None:
         handler.setFormatter(JsonLines())
     root.handlers = handlers
     root.setLevel(logging.INFO)
+    logging.raiseExceptions = False  # with a full disk, each line would be a traceback on stderr
     # Flower tells of every poll, and prints with colours.
     flower = logging.getLogger("flwr")
     flower.handlers.clear()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from fedpipe.federation.enrolment import split_address
 
 CLIENT_SECONDS = 10.0
 TEXT = "text/plain; charset=utf-8"
+logger = logging.getLogger("fedpipe.monitoring")
+
 Answer = tuple[int, str, bytes]
 
 
@@ -54,6 +58,12 @@ def monitored(
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def handle_error(self, *_request: Any) -> None:
+        """Tells what could not be shown, in one line: a state that is locked, a file that is damaged."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, (ConnectionError, TimeoutError)):  # whoever asked has left
+            logger.error("The figures cannot be shown (%s).", type(error).__name__)
 
 
 def _bind(address: str, handler: type[BaseHTTPRequestHandler]) -> _Server:
@@ -93,7 +103,11 @@ def _handler(
 
         def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
-            code, kind, body = page() if page else (404, TEXT, b"not found\n")
+            try:
+                code, kind, body = page() if page else (404, TEXT, b"not found\n")
+            except Exception:
+                self.send_error(500)
+                raise
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

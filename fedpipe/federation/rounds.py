@@ -11,7 +11,7 @@ import numpy as np
 
 from fedpipe.errors import FederationError
 from fedpipe.federation.aggregation import Aggregate, Gradient, aggregate, read_updates
-from fedpipe.federation.cohort import Clock, Cohort, ask_cohort
+from fedpipe.federation.cohort import Clock, Cohort, ask_cohort, some_of
 from fedpipe.federation.messages import Clients, Request, array_of
 from fedpipe.federation.schedules import schedule_factor
 from fedpipe.federation.strategies import Strategy, make_strategy
@@ -24,8 +24,6 @@ from fedpipe.federation.training_state import (
 )
 from fedpipe.learning import TrainingSettings
 from fedpipe.learning.vectors import Vector
-
-MAX_NAMED = 3
 
 
 def _ignore(note: str) -> None:
@@ -178,19 +176,14 @@ def _tell_changes(listener: Listener, state: TrainingState, record: RoundRecord)
     back = sorted(set(before) - set(record.missing))
     if left:
         listener.on_note(
-            f"Training goes on without {_some(left)} from round {record.server_round}: "
+            f"Training goes on without {some_of(left)} from round {record.server_round}: "
             f"{record.missing[left[0]]}"
         )
     aside = sorted(set(record.set_aside) - set(state.history[-1].set_aside if state.history else ()))
     if aside:
         listener.on_note(
-            f"In round {record.server_round}, updates were set aside or shortened: {_some(aside)}. "
+            f"In round {record.server_round}, updates were set aside or shortened: {some_of(aside)}. "
             f"{aside[0]}: {record.set_aside[aside[0]]}."
         )
     if back:
-        listener.on_note(f"Back in round {record.server_round}: {_some(back)}.")
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+        listener.on_note(f"Back in round {record.server_round}: {some_of(back)}.")

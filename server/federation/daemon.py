@@ -6,10 +6,10 @@ import logging
 import os
 import resource
 import signal
-import subprocess
-import sys
+import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from fedpipe.ledger import utc_now
 from server.federation.home import FederationHome
 from server.federation.members import MEMBERS, read_members
 from server.federation.metrics import FederationMetrics
-from server.federation.schedule import Schedule, is_due, read_schedule
+from server.federation.scheduled_runs import ScheduledRuns
 
 if TYPE_CHECKING:
     from fedpipe.federation.flower_superlink import SuperLink
@@ -29,9 +29,7 @@ TICK_SECONDS = 2.0
 SCHEDULE_SECONDS = 20.0
 RENEW_SECONDS = 3600.0
 FORGET_SECONDS = 60.0
-STOP_SECONDS = 20.0
 STALLED_SECONDS = 120.0
-RETRY_SECONDS = 1800.0  # after a run for new spans has failed; one by the calendar waits for its next date
 
 logger = logging.getLogger("fedpipe.federation")
 
@@ -103,8 +101,8 @@ class _Daemon:
         self._home, self._superlink, self._address = home, superlink, address
         self._stopping = threading.Event()
         self._members_stamp = 0
-        self._child: subprocess.Popen[bytes] | None = None
-        self._retry_at = 0.0
+        self._runs = ScheduledRuns(home)
+        self._told: dict[str, str] = {}
         self._looked = time.monotonic()
         self.is_ready = False
 
@@ -115,31 +113,46 @@ class _Daemon:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        self._follow_members()
+        self._attempt("members", self._follow_members)
         self._superlink.start()
         self.is_ready = True
         logger.info("Up.", extra={"federation": self._home.settings.name, "address": self._address})
-        pauses = {
-            self._follow_schedule: SCHEDULE_SECONDS,
-            self._follow_certificate: RENEW_SECONDS,
-            self._forget: FORGET_SECONDS,
-        }
-        due = dict(pauses) | {self._follow_schedule: 0.0}
-        begun = time.monotonic()
         try:
-            while not self._stopping.wait(TICK_SECONDS):
-                self._looked = time.monotonic()
-                self._follow_members()
-                self._watch_child()
-                now = self._looked - begun
-                for task in [each for each, at in due.items() if at <= now]:
-                    due[task] = now + pauses[task]
-                    task()
+            self._loop()
         finally:
             self.is_ready = False
-            self._end_child()
+            self._runs.end()
             self._superlink.stop()
             logger.info("Down.")
+
+    def _loop(self) -> None:
+        tasks: dict[str, tuple[float, Callable[[], None]]] = {
+            "members": (TICK_SECONDS, self._follow_members),
+            "scheduled run": (TICK_SECONDS, self._runs.watch),
+            "schedule": (SCHEDULE_SECONDS, self._runs.begin_if_due),
+            "certificate": (RENEW_SECONDS, lambda: _renew(self._home)),
+            "state": (FORGET_SECONDS, lambda: self._superlink.forget_old(utc_now())),
+        }
+        late = ("certificate", "state")  # the others have their first turn at once
+        due = {name: self._looked + tasks[name][0] * (name in late) for name in tasks}
+        while not self._stopping.wait(TICK_SECONDS):
+            self._looked = time.monotonic()
+            for name in [each for each, at in due.items() if at <= self._looked]:
+                pause, task = tasks[name]
+                due[name] = self._looked + pause
+                self._attempt(name, task)
+
+    def _attempt(self, name: str, task: Callable[[], None]) -> None:
+        """Does `task`. What it fails at, such as a full disk, ends no daemon, and is told once."""
+        try:
+            task()
+        except (FedpipeError, OSError, sqlite3.Error) as error:
+            reason = str(error.strerror if isinstance(error, OSError) else error)
+            if self._told.get(name) != reason:
+                logger.error("The %s cannot be followed, and will be tried again: %s", name, reason)
+            self._told[name] = reason
+        else:
+            self._told.pop(name, None)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping.set()
@@ -150,70 +163,7 @@ class _Daemon:
         stamp = path.stat().st_mtime_ns if path.exists() else -1
         if stamp == self._members_stamp:
             return
-        try:
-            present = read_members(self._home).present()
-            new, gone = self._superlink.register(
-                {name: member.public_key for name, member in present.items()}
-            )
-        except FedpipeError as error:
-            logger.error("%s", error)
-            return
+        present = read_members(self._home).present()
+        new, gone = self._superlink.register({name: member.public_key for name, member in present.items()})
         self._members_stamp = stamp
         logger.info("Members: %d.", len(present), extra={"new": new, "struck_off": gone})
-
-    def _follow_certificate(self) -> None:
-        try:
-            _renew(self._home)
-        except FedpipeError as error:
-            logger.error("The certificate cannot be renewed: %s", error)
-
-    def _forget(self) -> None:
-        try:
-            self._superlink.forget_old(utc_now())
-        except FedpipeError as error:
-            logger.error("%s", error)
-
-    def _follow_schedule(self) -> None:
-        if self._child is not None:
-            return
-        try:
-            schedule = read_schedule(self._home)
-            if schedule is None or (schedule.cron is None and time.monotonic() < self._retry_at):
-                return
-            if is_due(self._home, schedule, utc_now()):
-                self._begin(schedule)
-        except FedpipeError as error:
-            logger.error("The schedule cannot be followed: %s", error)
-
-    def _begin(self, schedule: Schedule) -> None:
-        """Starts a run in a process of its own: what happens to it does not touch the SuperLink."""
-        overrides = [word for each in schedule.set for word in ("--set", each)]
-        words = ["run", "--dir", str(self._home.root), "--config", schedule.config, *overrides, "--quiet"]
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "fedpipe", "federation", *words],
-            cwd=self._home.root,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._home.root / "run.log").open("ab"),
-            env=os.environ | {"PYTHONSAFEPATH": "1"},
-            start_new_session=True,
-        )
-        logger.info("A scheduled run begins.", extra={"pid": self._child.pid})
-
-    def _watch_child(self) -> None:
-        if self._child is None or self._child.poll() is None:
-            return
-        code, self._child = self._child.returncode, None
-        self._retry_at = 0.0 if code == 0 else time.monotonic() + RETRY_SECONDS
-        level = logging.INFO if code == 0 else logging.ERROR
-        logger.log(level, "The scheduled run ended.", extra={"exit_code": code})
-
-    def _end_child(self) -> None:
-        if self._child is None or self._child.poll() is not None:
-            return
-        self._child.terminate()
-        try:
-            self._child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "federation.yaml"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PRIVATE = b"-----BEGIN PRIVATE KEY-----"
 RENEW_BEFORE = dt.timedelta(days=30)
 
 
@@ -123,9 +124,8 @@ class FederationHome:
     @property
     def certificates(self) -> tuple[bytes, bytes, bytes]:
         """(authority, server certificate, server key) as Flower takes them."""
-        names = ("ca.pem", "server.pem", "server-key.pem")
-        authority, certificate, key = ((self.root / name).read_bytes() for name in names)
-        return authority, certificate, key
+        certificate, begin, rest = (self.root / "server.pem").read_bytes().partition(PRIVATE)
+        return (self.root / "ca.pem").read_bytes(), certificate, begin + rest
 
     @property
     def state_path(self) -> Path:
@@ -159,8 +159,8 @@ class FederationHome:
             return False
         authority = pki.read_authority(self.root / "ca.pem", self.root / "ca-key.pem")
         certificate, key = authority.issue(hosts, now)
-        write_text(self.root / "server-key.pem", key)
-        write_text(self.root / "server.pem", certificate)
+        # In one file: a handshake, or a crash, between two would meet a certificate with another's key.
+        write_text(self.root / "server.pem", certificate + key)
         write_text(self.root / "server-hosts.txt", "\n".join(hosts) + "\n")
         return True
 
@@ -169,7 +169,10 @@ class FederationHome:
         if not path.exists() or not (self.root / "server-hosts.txt").exists():
             return True
         issued = (self.root / "server-hosts.txt").read_text().split()
-        expires = pki.expires_at(pki.read_certificate(path.read_text()))
+        _, certificate, key = self.certificates
+        if not key:  # another version kept it elsewhere
+            return True
+        expires = pki.expires_at(pki.read_certificate(certificate.decode()))
         return issued != list(hosts) or expires - now < RENEW_BEFORE
 
     @contextmanager

@@ -75,11 +75,17 @@ def read_schedule(home: FederationHome) -> Schedule | None:
     return make_schedule(**loaded)
 
 
-def is_due(home: FederationHome, schedule: Schedule, now: dt.datetime) -> bool:
-    """Returns whether a run should begin now."""
+def is_due(
+    home: FederationHome, schedule: Schedule, now: dt.datetime, *, tried: dt.datetime | None = None
+) -> bool:
+    """Returns whether a run should begin now.
+
+    `tried` is when a scheduled run was last begun. Runs do not tell: one may have failed before it left
+    a trace, or have gone on with another of long ago.
+    """
     last = last_run(home.workspace())
     if schedule.cron is not None:
-        begun = [schedule.since, *([_begun(last[0])] if last else [])]
+        begun = [schedule.since, *([tried] if tried else []), *([_begun(last[0])] if last else [])]
         return bool(croniter(schedule.cron, max(begun)).get_next(dt.datetime) <= now)
     if last is None or not (home.workspace().runs_dir / last[0] / SUMMARY).exists():
         return True  # it goes on where it stopped

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fedpipe.federation import Clients, Reply, Request
-from fedpipe.federation.cohort import ask_cohort
+from fedpipe.federation.cohort import Check, Cohort, ask_cohort
 from fedpipe.federation.messages import counts_of
 from fedpipe.federation.terms import RunTerms
 from fedpipe.privacy import NoisyHistograms
@@ -22,6 +22,7 @@ class Asker:
     clients: Clients
     run_id: str
     terms: RunTerms
+    on_note: Callable[[str], None] = field(default=lambda _text: None, compare=False)
 
     def ask(self, request: Request, among: Collection[str], counts: Shapes) -> list[Reply]:
         """Returns the answers of those clients of `among` that gave one, or raises when they are too few.
@@ -33,7 +34,16 @@ class Asker:
             for name, shape in counts.items():
                 counts_of(reply, name, shape)
 
-        return ask_cohort(self.clients, request, self.terms.training, among=among, check=check).replies
+        return self.ask_all(request, among=among, check=check).replies
+
+    def ask_all(
+        self, request: Request, *, among: Collection[str] | None = None, check: Check | None = None
+    ) -> Cohort:
+        """Returns what the cohort came to, as `ask_cohort` does, and tells whom the run goes on without."""
+        cohort = ask_cohort(self.clients, request, self.terms.training, among=among, check=check)
+        if cohort.missing:
+            self.on_note(f"Goes on without an answer to {request.step} from {cohort.missing}")
+        return cohort
 
     def noise_stddev(self, query: str) -> float:
         """Returns the noise that each client adds to each cell of a counting query; 0 without privacy."""

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from fedpipe.errors import DataError
 from fedpipe.federation import Request
-from fedpipe.federation.cohort import ask_cohort
 from fedpipe.ledger.certificate import Commitment
 from fedpipe.pipeline.artifacts import artifact_path
 from server.artifacts import Spans
@@ -26,9 +25,7 @@ def ingest(*, directory: Path, asker: Asker) -> dict[str, Spans]:
     request = Request(
         run_id=asker.run_id, step="ingest", values={"terms": terms.model_dump(mode="json", by_alias=True)}
     )
-    cohort = ask_cohort(
-        asker.clients, request, terms.training, check=lambda reply: offer_of(reply, terms.spans)
-    )
+    cohort = asker.ask_all(request, check=lambda reply: offer_of(reply, terms.spans))
     offers = {reply.client: offer_of(reply, terms.spans) for reply in cohort.replies}
     found = Spans(
         schema_version=terms.data_schema.version,

@@ -172,7 +172,7 @@ def test_logs_and_figures_hold_no_record_and_no_key(
     kept = [path for path in site.folder.rglob("*") if path.suffix in (".pem", ".key") and path.is_file()]
     secrets = {line for path in kept if path.name != "ca.pem" for line in path.read_text().splitlines()}
     secrets -= {line for line in secrets if line.startswith("-----")}
-    secrets -= set((site.folder / "fed/server.pem").read_text().splitlines())
+    secrets -= set((site.folder / "fed/server.pem").read_text().partition("PRIVATE KEY")[0].splitlines())
     for name in NAMES:
         for row in (site.folder / "data" / name / "records.csv").read_text().splitlines()[1:]:
             cells = row.split(",")

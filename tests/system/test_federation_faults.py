@@ -175,8 +175,7 @@ def test_an_expired_certificate_is_refused_and_renewed(site: Site, daemons: Daem
     authority = pki.read_authority(home / "ca.pem", home / "ca-key.pem")
     long_ago = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=pki.SERVER_DAYS + 1)
     certificate, key = authority.issue(("127.0.0.1", "localhost"), long_ago)
-    (home / "server-key.pem").write_text(key)
-    (home / "server.pem").write_text(certificate)
+    (home / "server.pem").write_text(certificate + key)
     daemons["second"].terminate()
     assert daemons["second"].wait(60) == 0
     daemons["second"] = site.start("client", "join", "--home=second", "--data=data/second")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpipe.errors import FederationError
+from fedpipe.errors import FederationError, Shortfall
 from fedpipe.federation import Refusal, Reply, Request, flower_compat
 from fedpipe.federation.flower_messages import (
     MAX_REASON_LENGTH,
@@ -132,7 +132,20 @@ def test_a_request_without_our_records_is_refused() -> None:
 def test_an_error_reply_becomes_a_refusal_without_details() -> None:
     message = Message(Error(2, SECRET), reply_to=_sent())
     refusal = message_to_reply(message, "node-7")
-    assert refusal == Refusal(client="node-7", reason="no answer (Flower error 2)", kind="absent")
+    assert refusal == Refusal(
+        client="node-7", reason="the client failed; its own log says why", kind="absent"
+    )
+
+
+BLOCK: dict[str, Any] = {
+    "block": "client-1/2026",
+    "split": "train",
+    "requested": 2.0,
+    "remaining": 1.0,
+    "renyi_order": 8,
+    "epsilon": 4.0,
+    "delta": 1e-5,
+}
 
 
 def _broken_array(**changes: Any) -> Array:
@@ -157,6 +170,9 @@ def _broken_array(**changes: Any) -> Array:
         _forged('{"client":"client-1","values":{"x":Infinity}}'),
         _forged({"client": "client-1", "values": {}}, {"a": _broken_array(data=SECRET.encode())}),
         _forged({"client": "client-1", "values": {}}, {"a": _broken_array(stype="pickle")}),
+        _forged({"client": "client-1", "refusal": "no", "kind": f"{SECRET}\n", "shortfalls": []}),
+        _forged({"client": "client-1", "refusal": "no", "kind": "K" * 65, "shortfalls": []}),
+        _forged({"client": "client-1", "refusal": "no", "kind": "K", "shortfalls": [BLOCK] * 10_001}),
         Message(RecordDict({"other": ConfigRecord({"json": SECRET})}), reply_to=_sent()),
     ],
 )
@@ -178,3 +194,11 @@ def test_a_refusal_cannot_write_to_the_operator_s_terminal() -> None:
     assert arrived.reason.startswith("a [2Jb cd")
     assert arrived.reason.isprintable()
     assert len(arrived.reason) == MAX_REASON_LENGTH
+
+
+def test_the_blocks_of_a_refusal_cannot_either() -> None:
+    shortfall = Shortfall(**BLOCK | {"block": "a\x1b[2J\n" * 999})
+    arrived = _answered(Refusal(client="client-1", reason="no", kind="BudgetError", shortfalls=(shortfall,)))
+    assert isinstance(arrived, Refusal)
+    assert arrived.shortfalls[0].block.isprintable()
+    assert len(arrived.shortfalls[0].block) == MAX_REASON_LENGTH

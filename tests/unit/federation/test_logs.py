@@ -9,8 +9,9 @@ from fedpipe.federation.logs import log_to
 
 
 @pytest.fixture
-def root() -> Iterator[logging.Logger]:
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     """The root logger, which gets back what it had."""
+    monkeypatch.setattr(logging, "raiseExceptions", True)
     logger = logging.getLogger()
     handlers, level = list(logger.handlers), logger.level
     yield logger
@@ -38,3 +39,15 @@ def test_the_log_is_closed_to_others_and_flower_is_quiet(tmp_path: Path, root: l
 
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text() == ""
+
+
+def test_a_log_on_a_full_disk_is_no_traceback(
+    tmp_path: Path, root: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.jsonl"
+    path.symlink_to("/dev/full")
+    log_to(path)
+    logging.getLogger("fedpipe.node").info("Answering.")
+
+    told = capfd.readouterr().err
+    assert json.loads(told)["message"] == "Answering."

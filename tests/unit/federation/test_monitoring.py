@@ -1,3 +1,4 @@
+import sqlite3
 from contextlib import AbstractContextManager
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -51,6 +52,22 @@ def test_a_port_that_is_taken_is_an_error_with_a_remedy() -> None:
         served(f"{host}:{port}"),
     ):
         pass
+
+
+def test_figures_that_cannot_be_read_are_one_line_of_the_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> bool:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monitored(
+        f"127.0.0.1:{free_port()}", CollectorRegistry(), is_healthy=lambda: True, is_ready=fail
+    ) as address:
+        assert get(address, "/readyz")[0] == 500
+        assert get(address, "/healthz")[0] == 200
+
+    assert caplog.messages == ["The figures cannot be shown (OperationalError)."]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_nothing_is_served_unless_asked_for() -> None:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpipe.federation import Refusal, Reply, Request, flower_connection, flower_run, pki
+from fedpipe.federation import (
+    Refusal,
+    Reply,
+    Request,
+    flower_connection,
+    flower_run,
+    flower_servicers,
+    pki,
+)
 from fedpipe.federation.flower_messages import reply_to_message
 from fedpipe.federation.flower_superlink import MAX_CALL_BYTES, Limits, renewals
 from tests.unit.federation.superlink import PATIENCE_SECONDS, Federation, call, echo, ping, wait_until
@@ -157,22 +165,6 @@ def test_a_node_that_died_over_a_message_gets_it_again(federation: Federation) -
     assert [reply.values["number"] for reply in answers[0][0]] == [3]
 
 
-def test_what_an_ended_run_had_asked_does_not_keep_a_node_from_the_next(federation: Federation) -> None:
-    federation.register("first")
-    link = federation.link(federation.keys["first"])
-    away = flower_connection.Connection(link)
-    away.activate()
-    assert federation.ask(ping(number=1), timeout=1)[0] == []
-    away._stopped.set()
-
-    with federation.node(link) as states:
-        wait_until(lambda: "connected" in states)
-        replies, _ = federation.ask(ping(number=2), timeout=20)
-    away.close()
-
-    assert [reply.values["number"] for reply in replies] == [2]
-
-
 def test_a_superlink_that_was_away_is_found_again(federation: Federation) -> None:
     federation.register("first")
     with federation.node(federation.link(federation.keys["first"])) as states:
@@ -208,6 +200,42 @@ def test_a_request_that_is_too_large_for_a_node_is_refused(federation: Federatio
 
     assert not replies
     assert [refusal.client for refusal in refusals] == ["first"]
+
+
+def many_parts() -> dict[str, Any]:
+    return {f"part-{number}": np.array([number]) for number in range(20)}
+
+
+def test_a_request_of_too_many_parts_for_a_node_is_refused(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(flower_connection, "MAX_OBJECTS", 20)
+    federation.register("first")
+    with federation.node(federation.link(federation.keys["first"])) as states:
+        wait_until(lambda: "connected" in states)
+        replies, _ = federation.ask(Request(run_id="run", step="ping", arrays=many_parts()), timeout=3)
+        assert not replies
+        replies, _ = federation.ask(ping())
+
+    assert len(replies) == 1
+    assert "Refused a message (FederationError)." in caplog.messages
+
+
+def test_an_answer_of_too_many_parts_is_refused(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(flower_servicers, "MAX_OBJECTS", 20)
+    federation.register("first")
+
+    def boast(message: Message, context: Context) -> Message:
+        return reply_to_message(Reply(client="first", arrays=many_parts()), message)
+
+    with federation.node(federation.link(federation.keys["first"]), boast) as states:
+        wait_until(lambda: "connected" in states)
+        replies, _ = federation.ask(ping(), timeout=3)
+
+    assert not replies
+    assert "20 at most" in caplog.text
 
 
 def test_an_answer_that_is_too_large_is_refused(

@@ -1,14 +1,18 @@
 import datetime as dt
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
+from fedpipe import files
 from fedpipe.errors import ConfigError, FederationError, WorkspaceError
 from fedpipe.federation import pki
-from server.federation.home import FederationFile, FederationHome, socket_address
+from server.federation.home import PRIVATE, FederationFile, FederationHome, socket_address
 
 
 def hosts(home: FederationHome) -> set[str]:
@@ -28,6 +32,33 @@ def test_certificate_names_the_public_address_and_loopback(home: FederationHome)
 
 def test_nothing_but_loopback_is_listened_to_by_default(home: FederationHome) -> None:
     assert home.settings.listen_address == ("127.0.0.1", 9092)
+
+
+def test_a_certificate_that_cannot_be_kept_leaves_the_one_before_with_its_key(
+    home: FederationHome, now: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, writes = home.certificates, []
+
+    def fill_up(descriptor: int) -> None:
+        writes.append(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        home.renew_certificate(now + dt.timedelta(days=pki.SERVER_DAYS))
+
+    assert len(writes) == 1
+    assert home.certificates == before
+    key = serialization.load_pem_private_key(before[2], password=None)
+    assert isinstance(key, pki.PrivateKey)
+    assert pki.read_certificate(before[1].decode()).public_key() == key.public_key()
+
+
+def test_a_server_key_elsewhere_is_replaced(home: FederationHome, now: dt.datetime) -> None:
+    (home.root / "server.pem").write_bytes(home.certificates[1])
+
+    assert home.renew_certificate(now)
+    assert home.certificates[2].startswith(PRIVATE)
 
 
 def test_a_new_host_gets_a_new_certificate(home: FederationHome, now: dt.datetime) -> None:
