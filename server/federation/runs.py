@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import secrets
-from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +23,8 @@ from server.federation.spans import with_spans
 
 REQUEST = "request.json"
 SUMMARY = "summary.json"
+
+FileIdentity = tuple[int, int]
 
 
 class FederationRequest(BaseModel):
@@ -110,12 +113,34 @@ def _check_config(config: Config) -> None:
 
 def last_run(workspace: Workspace) -> tuple[str, FederationRequest] | None:
     """Returns the run that was begun last, and what it was asked for."""
-    found = []
+    numbers: dict[Path, int] = {}
     for path in workspace.runs_dir.glob(f"*/{REQUEST}"):
-        # What another version began, nobody can go on with.
-        with suppress(ValidationError):
-            found.append((path.parent.name, FederationRequest.model_validate_json(path.read_bytes())))
-    return max(found, key=lambda each: each[1].number, default=None)
+        identity = file_identity(path)
+        number = _number(path, identity) if identity else None
+        if number is not None:
+            numbers[path] = number
+    if not numbers:
+        return None
+    newest = max(numbers, key=lambda path: numbers[path])
+    return newest.parent.name, FederationRequest.model_validate_json(newest.read_bytes())
+
+
+@lru_cache(maxsize=1 << 16)
+def _number(path: Path, _identity: FileIdentity) -> int | None:
+    """Returns the number of a run, read once; None if another version began it: nobody can go on with it."""
+    try:
+        return FederationRequest.model_validate_json(path.read_bytes()).number
+    except ValidationError:
+        return None
+
+
+def file_identity(path: Path) -> FileIdentity | None:
+    """Returns what tells the content of a file that is replaced, never changed; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def read_summary(workspace: Workspace, run_id: str) -> RunSummary | None:

@@ -6,18 +6,20 @@ import pytest
 from prometheus_client import generate_latest
 
 from fedpipe.federation import Refusal, Reply, Request
+from fedpipe.files import write_text
 from fedpipe.ledger.attestation import Statement, attest
 from fedpipe.pipeline import MetadataStore
 from fedpipe.signing import hold_key
 from server.answers import note_answers
-from server.claims import CLAIM, Claim
+from server.claims import CLAIM, Claim, read_claim
+from server.federation import metrics
 from server.federation.home import FederationHome
 from server.federation.metrics import FederationMetrics
 from server.federation.runs import REQUEST, FederationRequest
 
 
-def shown(metrics: FederationMetrics) -> list[str]:
-    return generate_latest(metrics.collectors).decode().splitlines()
+def shown(figures: FederationMetrics) -> list[str]:
+    return generate_latest(figures.collectors).decode().splitlines()
 
 
 @pytest.fixture
@@ -79,23 +81,45 @@ def test_claims_of_all_runs_add_up_by_client_and_span(home: FederationHome, run:
     assert 'fedpipe_federation_claimed_epsilon{client="a",span="2026-05"} 2.0' in lines
 
 
+def test_a_claim_is_read_again_when_it_has_changed_and_not_otherwise(
+    home: FederationHome, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def reading(directory: Path) -> Claim | None:
+        read.append(directory)
+        return read_claim(directory)
+
+    monkeypatch.setattr(metrics, "read_claim", reading)
+    figures = FederationMetrics(home)
+    name = 'fedpipe_federation_claimed_epsilon{client="a",span="2026-05"} 2.0'
+    assert name in shown(figures)
+    once = len(read)
+    assert name in shown(figures)
+    assert len(read) == once + 1  # of the last run, for who accepted it
+
+    claim = Claim.model_validate_json((run / CLAIM).read_text())
+    write_text(run / CLAIM, claim.model_copy(update={"attestations": ()}).model_dump_json())
+    assert name not in shown(figures)
+
+
 def test_only_documented_figures_are_shown(home: FederationHome, run: Path) -> None:
     """Whatever is shown must be public or released: a new figure is a decision, and stands in the guide."""
-    metrics = FederationMetrics(home)
-    metrics.watch(lambda: 0)
+    figures = FederationMetrics(home)
+    figures.watch(lambda: 0)
     guide = (Path(__file__).parents[4] / "docs/federation.md").read_text()
     documented = set(re.findall(r"`([a-z_]+)(?:\{[a-z,]+\})?`", guide))
-    shown = {family.name.removeprefix("fedpipe_federation_") for family in metrics.collectors.collect()}
+    shown = {family.name.removeprefix("fedpipe_federation_") for family in figures.collectors.collect()}
 
     assert {name if name in documented else f"{name}_total" for name in shown} <= documented
     assert len(shown) == 13
 
 
 def test_a_federation_without_runs_has_figures_too(home: FederationHome) -> None:
-    metrics = FederationMetrics(home)
-    metrics.watch(lambda: 2)
-    metrics.on_refusal("unauthenticated")
+    figures = FederationMetrics(home)
+    figures.watch(lambda: 2)
+    figures.on_refusal("unauthenticated")
 
-    assert "fedpipe_federation_nodes_online 2.0" in shown(metrics)
-    assert "fedpipe_federation_members 0.0" in shown(metrics)
-    assert 'fedpipe_federation_calls_refused_total{status="unauthenticated"} 1.0' in shown(metrics)
+    assert "fedpipe_federation_nodes_online 2.0" in shown(figures)
+    assert "fedpipe_federation_members 0.0" in shown(figures)
+    assert 'fedpipe_federation_calls_refused_total{status="unauthenticated"} 1.0' in shown(figures)

@@ -6,8 +6,9 @@ import pytest
 
 from fedpipe.config import load_config
 from fedpipe.errors import ConfigError
+from fedpipe.files import write_text
 from server.federation.home import FederationHome
-from server.federation.runs import REQUEST, SUMMARY, FederationRequest
+from server.federation.runs import REQUEST, SUMMARY, FederationRequest, last_run
 from server.federation.schedule import is_due, make_schedule, read_schedule, write_schedule
 from server.federation.spans import num_new_spans, with_spans
 
@@ -34,6 +35,21 @@ def test_a_cron_date_is_due_once(home: FederationHome) -> None:
     begun(home, "20260511-030010-abcd")
     assert not is_due(home, schedule, at("2026-05-11 03:05"))
     assert is_due(home, schedule, at("2026-05-18 03:00"))
+
+
+def test_the_last_run_is_that_of_the_highest_number_as_it_is_now(home: FederationHome) -> None:
+    begun(home, "20260301-030010-abcd")
+    begun(home, "20260201-030010-abcd")
+    path = home.workspace().runs_dir / "20260201-030010-abcd" / REQUEST
+    for number, newest in ((2, "20260201"), (0, "20260301")):
+        asked = FederationRequest.model_validate_json(path.read_bytes())
+        write_text(path, asked.model_copy(update={"number": number}).model_dump_json())
+        last = last_run(home.workspace())
+        assert last is not None
+        assert last[0].startswith(newest)
+
+    write_text(path, "{}")  # what another version began
+    assert last_run(home.workspace()) == last
 
 
 def test_dates_before_the_schedule_are_not_made_up_for(home: FederationHome) -> None:
