@@ -73,7 +73,7 @@ def clipped_sum_by_rules(model: tf.keras.Model) -> MakeClippedSum:
         ) -> tf.Tensor:
             calls = tapped.backward(features, labels, example_weights)
             found = {name: of_units(part, max_records) for name, part in _by_variable(calls).items()}
-            squared = tf.add_n([part.squared_norms() for part in found.values()])
+            squared = tf.reduce_sum(tf.stack([part.squared_norms() for part in found.values()]), axis=0)
             return clip_and_sum(squared, clipping_norm, lambda clipping: _joined(found, variables, clipping))
 
         if lean and max_records == 1:

@@ -34,6 +34,9 @@ class CompiledKernel:
         model = build_model(definition)
         self._variables = model.trainable_variables
         self._sizes = [int(np.prod(variable.shape)) for variable in self._variables]
+        # A variable is added to in place. As a value of the loop it would be a term of a long sum, which
+        # TensorFlow 2.14 rewrites for large models in a way that fails in loops (tensorflow#37740).
+        self._total = tf.Variable(tf.zeros([sum(self._sizes)]), trainable=False)
         self._make_clipped_sum = make_clipped_sum(model)
         # The variables are shared by all clients of the process; one runs at a time.
         self._lock = threading.Lock()
@@ -94,20 +97,24 @@ class CompiledKernel:
     ) -> tf.Tensor:
         clipping_norm, step_size, proximal_mu = tf.unstack(constants)
 
-        def body(step: tf.Tensor, total: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            moved = optimizer.moved(total, state, step_size)
+        def body(step: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            moved = optimizer.moved(self._total, state, step_size)
             self._assign(weights + moved)
+            self._total.assign_add(proximal_mu * moved)
             batch = rows[offsets[step] : offsets[step + 1]]
             chosen, kept_weights = _weighed(batch, example_weights, max_records)
             clipped = clipped_sum(
                 tf.gather(features, chosen), tf.gather(labels, chosen), kept_weights, clipping_norm
             )
-            after = tf.add_n([total, clipped, noise[step], proximal_mu * moved])
-            return step + 1, after, *optimizer.step(state, lambda: after - total, step_size, step + 1)
+            noisy = clipped + noise[step]
+            self._total.assign_add(noisy)
+            return step + 1, *optimizer.step(state, noisy, step_size, step + 1)
 
         num_steps = tf.shape(offsets)[0] - 1
-        begin = (0, *[tf.zeros_like(weights)] * (1 + optimizer.num_arrays))
-        return tf.while_loop(lambda step, *_: step < num_steps, body, begin, parallel_iterations=1)[1]
+        self._total.assign(tf.zeros_like(weights))
+        begin = (0, *[tf.zeros_like(weights)] * optimizer.num_arrays)
+        tf.while_loop(lambda step, *_: step < num_steps, body, begin, parallel_iterations=1)
+        return self._total.read_value()
 
     def _assign(self, weights: tf.Tensor) -> None:
         parts = tf.split(weights, self._sizes)

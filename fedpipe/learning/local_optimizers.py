@@ -25,13 +25,13 @@ class LocalOptimizer:
     Attributes:
       num_arrays: of its state, all zero at first.
       moved: (total, state, step_size) -> the way from the round's weights.
-      step: (state, gradient, step_size, number from 1) -> state. `gradient` makes the newest noisy sum,
-        with the proximal pull.
+      step: (state, gradient, step_size, number from 1) -> state. `gradient` is the newest noisy sum, without
+        a pull: only plain steps have one.
     """
 
     num_arrays: int
     moved: Callable[[tf.Tensor, State, tf.Tensor], tf.Tensor]
-    step: Callable[[State, Callable[[], tf.Tensor], tf.Tensor, tf.Tensor], State]
+    step: Callable[[State, tf.Tensor, tf.Tensor, tf.Tensor], State]
 
 
 def make_local_optimizer(name: LocalOptimizerName) -> LocalOptimizer:
@@ -39,27 +39,21 @@ def make_local_optimizer(name: LocalOptimizerName) -> LocalOptimizer:
     return {"sgd": _SGD, "momentum": _MOMENTUM, "adam": _ADAM}[name]
 
 
-def _no_step(
-    state: State, gradient: Callable[[], tf.Tensor], step_size: tf.Tensor, number: tf.Tensor
-) -> State:
+def _no_step(state: State, gradient: tf.Tensor, step_size: tf.Tensor, number: tf.Tensor) -> State:
     return state
 
 
-def _momentum_step(
-    state: State, gradient: Callable[[], tf.Tensor], step_size: tf.Tensor, number: tf.Tensor
-) -> State:
+def _momentum_step(state: State, gradient: tf.Tensor, step_size: tf.Tensor, number: tf.Tensor) -> State:
     moved, velocity = state
-    velocity = LOCAL_MOMENTUM * velocity + gradient()
+    velocity = LOCAL_MOMENTUM * velocity + gradient
     return moved - step_size * velocity, velocity
 
 
-def _adam_step(
-    state: State, gradient: Callable[[], tf.Tensor], step_size: tf.Tensor, number: tf.Tensor
-) -> State:
+def _adam_step(state: State, gradient: tf.Tensor, step_size: tf.Tensor, number: tf.Tensor) -> State:
     moved, mean, square = state
-    now, count = gradient(), tf.cast(number, tf.float32)
-    mean = BETA_1 * mean + (1 - BETA_1) * now
-    square = BETA_2 * square + (1 - BETA_2) * tf.square(now)
+    count = tf.cast(number, tf.float32)
+    mean = BETA_1 * mean + (1 - BETA_1) * gradient
+    square = BETA_2 * square + (1 - BETA_2) * tf.square(gradient)
     scale = tf.sqrt(square / (1 - BETA_2**count)) + FLOOR
     return moved - step_size * mean / ((1 - BETA_1**count) * scale), mean, square
 

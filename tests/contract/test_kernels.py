@@ -15,7 +15,7 @@ from fedpipe.data.transform import InputGroup
 from fedpipe.errors import ConfigError, PrivacyError
 from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
 from fedpipe.learning.architectures import build_model, initial_weights
-from fedpipe.learning.book_keeping_kernel import has_rules
+from fedpipe.learning.book_keeping_kernel import book_keeping_kernel, has_rules
 from fedpipe.learning.kernel import Kernel, make_kernel
 from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
@@ -453,6 +453,21 @@ def test_one_kernel_serves_all_clients_and_is_compiled_once(
     kernel.noisy_sums(make_task(definition, [list(range(33))]))
     assert {max_records for max_records, _ in compiled} == {1}
     assert vars(kernel)["_compiled"] == compiled
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_large_model_is_trained_round_after_round(optimizer: str) -> None:
+    """TensorFlow rewrites long sums of large arrays in loops, and then fails when it comes by again."""
+    definition = define("mlp", 2, hidden=(3000, 3000))
+    kernel = book_keeping_kernel(definition)
+    weights = initial_weights(definition, seed=3)
+    changes = {"noise": np.zeros((2, weights.size), np.float32), "optimizer": optimizer}
+    task = make_task(definition, [[0, 1], [1]], weights=weights, **changes)
+
+    first, second = kernel.noisy_sums(task), kernel.noisy_sums(task)
+
+    assert first.any()
+    np.testing.assert_array_equal(first, second)
 
 
 def test_step_without_its_noise_is_refused(definition: ModelDefinition) -> None:
