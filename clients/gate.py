@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from clients.home import NodeHome
+from clients.models import forget_models, is_large
 from clients.policy import NodePolicy
 from clients.records import forget_records
 from clients.sources import hold_listing
@@ -29,6 +30,7 @@ class Gate:
         self._home, self._sources, self._names = home, tuple(sources), dict(names or {})
         self._client = home.membership.client
         self._run_id = ""
+        self._is_large = False  # the model of that run
         self._counted = ""  # the run that the claim before the ClientApp is the first to count for
 
     def decide(self, request: Request) -> Refusal | Mapping[str, str]:
@@ -74,10 +76,14 @@ class Gate:
         return None
 
     def _turn_to(self, request: Request) -> None:
-        """Keeps the records of one run at a time in memory: those of a year's runs would fill it."""
+        """Keeps one run's records and large model in memory at a time: a year's runs would fill it."""
         if request.run_id != self._run_id or request.step == "finish":
+            if self._is_large:
+                forget_models()
             forget_records()
+            self._is_large = False
         self._run_id = request.run_id
+        self._is_large = self._is_large or is_large(request)
 
     def _count(self, request: Request, total: float | None) -> None:
         """Notes what a run claims in all. A claim counts for ever, whether or not it was used up.
@@ -97,6 +103,7 @@ class Gate:
                 "this one: refused by policy."
             )
         note = self._home.note(request.run_id)
+        self._is_large = False  # the model of that run
         self._counted = "" if note.claimed else request.run_id
         self._home.keep_note(note.model_copy(update={"epsilon": epsilon, "claimed": True}))
 

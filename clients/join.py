@@ -15,6 +15,7 @@ from fedpipe.federation import pki
 from fedpipe.federation.logs import log_to
 from fedpipe.federation.monitoring import monitored
 from fedpipe.ledger import utc_now
+from fedpipe.memory import pool_nothing
 
 logger = logging.getLogger("fedpipe.node")
 
@@ -39,6 +40,7 @@ def join(
     from clients.app import app  # isort: skip
 
     os.umask(0o077)
+    pool_nothing()
     with home.join_lock():
         log_to(home.log_path)
         policy, membership = home.policy, home.membership

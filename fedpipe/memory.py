@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,11 @@ def align(array: NDArray[np.float32]) -> NDArray[np.float32]:
     copy = empty_aligned(array.shape)
     copy[...] = array
     return copy
+
+
+def pool_nothing() -> None:
+    """Lets a TensorFlow that is imported later free large arrays at once; its pool for them never shrinks."""
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 
 
 def give_back() -> None:

@@ -200,6 +200,11 @@ def predict(definition: ModelDefinition, weights: Vector, features: Inputs) -> N
     return scores[:, 0] if definition.num_logits == 1 else scores
 
 
+def forget_model() -> None:
+    """Drops the models that `predict` keeps."""
+    _shared_model.cache_clear()
+
+
 @lru_cache(maxsize=8)
 def _shared_model(definition: ModelDefinition) -> tuple[tf.keras.Model, threading.Lock]:
     # All clients of the process share the variables; one predicts at a time.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clients.gate import Gate
@@ -50,6 +51,27 @@ def test_a_request_passes_with_what_the_client_app_needs(make_gate: MakeGate) ->
     assert node.policy.seed is None
     assert not node.policy.allow_not_private
     assert len(node.key) >= 16
+
+
+@pytest.mark.parametrize("num_weights", [10, 5_000_000])
+def test_only_a_large_model_is_forgotten_with_its_run(
+    make_gate: MakeGate, monkeypatch: pytest.MonkeyPatch, num_weights: int
+) -> None:
+    _, gate = make_gate()
+    decided: list[Request] = []
+    forgotten: list[int] = []
+    monkeypatch.setattr("clients.gate.forget_models", lambda: forgotten.append(len(decided)))
+    weights = {"weights": np.zeros(num_weights, np.float32)}
+    for request in (
+        a_request("ingest"),
+        Request(run_id="run-1", step="train", server_round=1, arrays=weights),
+        Request(run_id="run-1", step="analyze", arrays=weights),
+        a_request("finish"),
+        a_request("finish", "run-2"),
+    ):
+        gate.decide(request)
+        decided.append(request)
+    assert forgotten == ([3] if num_weights > 10 else [])
 
 
 def test_a_run_that_needs_approval_waits_for_it(make_gate: MakeGate) -> None:
