@@ -154,8 +154,9 @@ def commit(chain: Chain, release: ReleaseId, *, request_digest: str, reply: byte
             reply_digest=sha256(reply),
         )
     )
-    chain.connection.execute(insert(tables.replies).values(**release.row(), reply=reply))
+    # First those of before: the new one takes their place in the file.
     forget_replies(chain.connection, release.claim, step=release.step, before=release.server_round)
+    chain.connection.execute(insert(tables.replies).values(**release.row(), reply=reply))
 
 
 def _check_planned(connection: Connection, release: ReleaseId, claim: Row[Any], charged: bool) -> None:

@@ -34,7 +34,7 @@ from fedpipe.ledger.claims import (
 from fedpipe.ledger.costs import StepCost, run_costs
 from fedpipe.ledger.entries import BEGINNING, Entry, LedgerMade, SignedHead
 from fedpipe.ledger.heads import meet_head, newest_heads, witness_head
-from fedpipe.ledger.stores import LedgerStore, as_ledger_error
+from fedpipe.ledger.stores import LedgerStore, as_ledger_error, give_back
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.signing import SigningKey, hold_key, read_key
 
@@ -199,7 +199,9 @@ class Ledger:
         Returns whether there is such a claim.
         """
         with self._writing() as chain:
-            return close(chain, run_id, client)
+            known = close(chain, run_id, client)
+        give_back(self._connection)
+        return known
 
     def spending(self) -> list[Spending]:
         """Returns every block with its budget and what claims hold of it."""

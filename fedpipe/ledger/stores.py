@@ -7,6 +7,7 @@ means that the ledger vanished, and a new one would forget what was spent.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import tempfile
@@ -27,6 +28,7 @@ from fedpipe.ledger import tables
 from fedpipe.signing import SigningKey, hold_key
 
 BUSY_SECONDS = 30.0
+KEPT_BYTES = 16 << 20  # that a SQLite file may have free
 POSTGRESQL = "postgresql+psycopg"
 
 # One lock for each ledger, that is for each schema: whoever holds it is alone until it commits.
@@ -35,6 +37,8 @@ _SETTINGS = (
     "SELECT set_config('lock_timeout', %s, false), current_setting('synchronous_commit'), "
     "current_setting('fsync'), current_schema()"
 )
+
+logger = logging.getLogger(__name__)
 
 Founder = Callable[[Connection, SigningKey], None]
 
@@ -111,6 +115,27 @@ class LedgerStore:
             return self.path.exists()
         with engine_of(self.url).begin() as transaction:
             return tables.read_format(transaction) is not None
+
+
+def give_back(connection: Connection) -> None:
+    """Gives the disk back what dropped replies took in a SQLite file, once that is most of the file.
+
+    No row changes. SQLite does it whole or not at all: on a full disk, the end of a later run tries again.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    sqlite: Any = connection.connection.dbapi_connection
+    free, pages, size = (
+        sqlite.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("freelist_count", "page_count", "page_size")
+    )
+    if free * size < KEPT_BYTES or 2 * free < pages:
+        return
+    try:
+        sqlite.execute("VACUUM")
+        sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        logger.warning("The ledger's file stays as large as it was (%s).", error)
 
 
 @contextmanager

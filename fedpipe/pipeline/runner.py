@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -127,11 +127,19 @@ def _follow(run: _Run, step: Step, inputs: Mapping[str, Artifact]) -> dict[str, 
             outputs = _execute(run, this, damaged=damaged)
         else:
             outputs = _reuse(run, this, hit)
+        _drop_scratch(run, step)
     except BaseException as error:
         run.progress.step_finished(step.name, run.timer() - started, _outcome(error)[0])
         raise
     run.progress.step_finished(step.name, run.timer() - started, status)
     return outputs
+
+
+def _drop_scratch(run: _Run, step: Step) -> None:
+    """Removes what only a try that did not end would go on from, now that the step is on record."""
+    for name in step.scratch:
+        with suppress(OSError):  # it only takes room
+            (run.workspace.step_dir(run.run_id, step.name) / name).unlink()
 
 
 def _reuse(run: _Run, this: _Try, hit: Hit) -> dict[str, Artifact]:

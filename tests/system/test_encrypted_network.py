@@ -118,9 +118,8 @@ class Site:
         return {**found, "key": self.key.encode(), **self._weights()}
 
     def _weights(self) -> dict[str, bytes]:
-        (checkpoint,) = (self.folder / "w" / "runs").glob("*/train/checkpoint.npz")
-        with np.load(checkpoint) as stored:
-            weights = stored["weights"][:8]
+        (model,) = (self.folder / "w" / "runs").glob("*/train/weights.npy")
+        weights = np.load(model)[:8]
         words = np.rint(weights.astype(np.float64) * 2**16).astype("<i8")
         return {"weights": weights.tobytes(), "words of the weights": words.tobytes()}
 

@@ -56,9 +56,9 @@ def held(workspace: Path) -> list[float]:
 
 
 def reached(workspace: Path, boundary: str) -> bool:
-    """Whether the step `boundary` left its artifact, or training its first checkpoint."""
+    """Whether the step `boundary` left its artifact, or training its first checkpoint or its result."""
     if boundary == "checkpoint":
-        return any(workspace.glob("runs/*/train/checkpoint.npz"))
+        return any(workspace.glob("runs/*/train/*.np[yz]"))
     return any(workspace.glob(f"runs/*/{boundary}/*.json"))
 
 

@@ -63,7 +63,8 @@ def told(tmp_path_factory: pytest.TempPathFactory, shell: Any) -> Told:
     words = ("scenario", "weeks", f"--story={folder / 'story.yaml'}", f"--workspace={workspace}", "--json")
 
     def second_run_trains() -> bool:
-        return len(list(workspace.glob("runs/*/train/checkpoint.npz"))) == 2
+        begun = len(list(workspace.glob("runs/*/train"))) == 2
+        return begun and any(workspace.glob("runs/*/train/checkpoint.npz"))
 
     process = shell.launch(*words, module="fedpipe")
     shell.wait_for(second_run_trains, process)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fedpipe.errors import BudgetError, LedgerError
-from fedpipe.ledger import ReleaseId
+from fedpipe.ledger import LedgerStore, ReleaseId, stores
+from fedpipe.ledger.check import check_ledger
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.privacy.accounting import renyi_divergence
 
@@ -16,6 +21,15 @@ if TYPE_CHECKING:
 def reply(desk: Desk, release: ReleaseId, digest: str = "r1") -> bytes | None:
     with desk.open() as ledger:
         return ledger.stored_reply(release, digest)
+
+
+LARGE = 2 << 20
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that tests of the file's size need no replies of a hundred megabytes."""
+    monkeypatch.setattr(stores, "KEPT_BYTES", LARGE // 2)
 
 
 def per_release(desk: Desk, *names: str) -> float:
@@ -181,6 +195,84 @@ def test_releases_are_counted_by_run(desk: Desk) -> None:
     desk.commit("r2", "statistics")
     with desk.open() as ledger:
         assert [ledger.num_releases(run) for run in ("r1", "r2", "r3")] == [2, 1, 0]
+
+
+@contextmanager
+def files_below(num_bytes: int) -> Iterator[None]:
+    """Lets this process write no file beyond `num_bytes`: to SQLite, a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def commit_large(desk: Desk, run_id: str, server_round: int, *, size: int = LARGE) -> bytes:
+    answer = os.urandom(size)
+    with desk.open() as ledger:
+        ledger.commit(desk.release(run_id, "train", server_round), request_digest="r1", reply=answer)
+    return answer
+
+
+def test_a_large_reply_takes_the_place_of_the_one_before(desk: Desk) -> None:
+    desk.reserve("r1")
+    for server_round in (1, 2, 3):
+        commit_large(desk, "r1", server_round)
+    assert desk.path.stat().st_size < 1.5 * LARGE
+
+
+def test_closing_gives_the_disk_back_and_changes_nothing_else(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.reserve("r2")
+    commit_large(desk, "r1", 1)
+    desk.commit("r2", "train", 1)
+    before = desk.contents()
+
+    desk.close("r1")
+
+    after = desk.contents()
+    assert desk.path.stat().st_size < LARGE / 10
+    assert check_ledger(LedgerStore.at(desk.path)).findings == ()
+    for table in ("blocks", "divisions", "releases", "reservations"):
+        assert after[table] == before[table]
+    assert set(before["entries"]) < set(after["entries"])
+    assert reply(desk, desk.release("r2", "train", 1)) == b"train/1/0"
+
+
+def test_closing_keeps_a_large_reply_of_another_run(desk: Desk) -> None:
+    desk.reserve("r1")
+    desk.reserve("r2")
+    commit_large(desk, "r1", 1)
+    kept = commit_large(desk, "r2", 1)
+
+    desk.close("r1")
+
+    assert reply(desk, desk.release("r2", "train", 1)) == kept
+
+
+def test_a_run_is_closed_although_its_disk_cannot_be_given_back(
+    make_desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = make_desk(runs=6)
+    others = [f"other-{number}" for number in range(5)]
+    for run_id in ("r1", *others):
+        desk.reserve(run_id)
+    kept = commit_large(desk, "r1", 1, size=4 * LARGE)
+    for run_id in others:
+        commit_large(desk, run_id, 1)
+    for run_id in others[:-1]:
+        desk.close(run_id)
+
+    with files_below(2 * LARGE):
+        desk.close(others[-1])
+
+    assert "stays as large as it was" in caplog.text
+    assert desk.path.stat().st_size > 9 * LARGE
+    assert check_ledger(LedgerStore.at(desk.path)).findings == ()
+    assert reply(desk, desk.release("r1", "train", 1)) == kept
+    with pytest.raises(LedgerError, match="open claim"):
+        desk.commit(others[-1], "train", 2)
 
 
 def test_times_come_from_the_clock(desk: Desk) -> None:

@@ -346,6 +346,41 @@ def test_changed_payload_runs_its_step_and_those_after_it_again(
     assert calls.names == ["train", "analyze"]
 
 
+def test_scratch_lasts_until_its_step_is_on_record(run: Run, workspace: Workspace) -> None:
+    tries: list[bool] = []
+
+    def train(*, directory: Path) -> Mapping[str, BaseModel]:
+        checkpoint = directory / "checkpoint"
+        tries.append(checkpoint.exists())
+        checkpoint.write_text("half")
+        if len(tries) == 1:
+            raise RuntimeError("killed")
+        return {"model": Model(weight=1.0)}
+
+    pipeline = Pipeline(
+        [
+            Step(
+                name="train",
+                function=train,
+                inputs=(),
+                outputs={"model": Model},
+                settings={},
+                scratch=("checkpoint",),
+            )
+        ]
+    )
+    directory = workspace.runs_dir / "run-1" / "train"
+    with pytest.raises(RuntimeError):
+        run(pipeline)
+    assert (directory / "checkpoint").exists()
+    run(pipeline)
+    assert not (directory / "checkpoint").exists()
+    (directory / "checkpoint").write_text("what a process left that was killed between the two")
+    run(pipeline)
+    assert not (directory / "checkpoint").exists()
+    assert tries == [False, True]
+
+
 def test_file_added_later_does_not_run_a_step_again(run: Run, calls: Calls, workspace: Workspace) -> None:
     run(calls.pipeline())
     (workspace.runs_dir / "run-1" / "train" / "notes.txt").touch()
