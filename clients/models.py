@@ -1,4 +1,4 @@
-"""What a node keeps of models between requests: small ones stay warm, large ones last as long as their run."""
+"""What a node keeps of models between requests: small ones stay warm, large ones last as long as a run."""
 
 from __future__ import annotations
 
