@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 64  # bytes, which TensorFlow's vector instructions rely on; numpy promises 16
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def empty_aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -35,8 +36,15 @@ def align(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def pool_nothing() -> None:
-    """Lets a TensorFlow that is imported later free large arrays at once; its pool for them never shrinks."""
+    """Lets this process free what it can, at some cost of speed; to be called before threads and TensorFlow.
+
+    TensorFlow's pool for large arrays never shrinks, and `give_back` leaves the ends of all glibc's heaps
+    but the first: so there is no pool, and one heap for all threads.
+    """
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(M_ARENA_MAX, 1)
 
 
 def give_back() -> None:
