@@ -105,9 +105,10 @@ def train(node: Node, request: Request, terms: RunTerms) -> Reply:
     from fedpipe.learning.kernel import make_kernel
 
     transform = Transform.model_validate(request.values["transform"])
+    definition = _definition(node, request, terms, transform)
     records = encode(node.shard(terms).labelled_train, transform)
     task = local_task(node, request, terms, records, mechanism(terms, "training", DpSgd))
-    kernel = make_kernel(terms.training.kernel, _definition(terms, transform))
+    kernel = make_kernel(terms.training.kernel, definition)
     return Reply(client=node.name, arrays={"sum": kernel.noisy_sums(task)})
 
 
@@ -116,9 +117,10 @@ def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
     from fedpipe.learning.architectures import predict
 
     transform = Transform.model_validate(request.values["transform"])
+    definition = _definition(node, request, terms, transform)
     records = encode(node.shard(terms).labelled_eval, transform)
     weights = np.asarray(request.arrays["weights"], dtype=np.float32)
-    scores = predict(_definition(terms, transform), weights, records.features)
+    scores = predict(definition, weights, records.features)
     bins = ScoreBins.model_validate(request.values["bins"])
     histograms = score_histograms(scores, records.labels, bins)
     slices = _slice_histograms(node, request, terms, transform, scores)
@@ -202,8 +204,11 @@ def _parse_terms(text: str) -> RunTerms:
     return RunTerms.model_validate_json(text)
 
 
-def _definition(terms: RunTerms, transform: Transform) -> ModelDefinition:
-    return ModelDefinition.make(terms.model, transform, terms.data_schema.num_classes)
+def _definition(node: Node, request: Request, terms: RunTerms, transform: Transform) -> ModelDefinition:
+    """Returns the model to train or score with, once its owner's policy has allowed what it takes."""
+    definition = ModelDefinition.make(terms.model, transform, terms.data_schema.num_classes)
+    node.policy.check_memory(terms, definition, request.arrays["weights"].size)
+    return definition
 
 
 MechanismType = TypeVar("MechanismType", DpSgd, NoisyHistograms)

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from clients.site_policy import ModelType, SitePolicy, Step
 from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
+from fedpipe.learning import ModelDefinition
+from fedpipe.learning.footprint import training_bytes
 from fedpipe.ledger import BlockPolicy, policy_for_budget, policy_for_runs
-from fedpipe.privacy import PrivacyPlan
+from fedpipe.privacy import DpSgd, PrivacyPlan
 from fedpipe.privacy.units import Unit
 
 DEFAULT_EPSILON = 1.0
@@ -35,6 +37,9 @@ class NodePolicy(BaseModel):
         None, description="Architectures that may be trained; none: all."
     )
     min_cohort: int = Field(1, ge=1, description="Runs that would go on with fewer clients are refused.")
+    max_memory_mib: int | None = Field(
+        None, ge=1, description="What a model may take, estimated from its settings; none: no bound."
+    )
     allow_not_private: bool = Field(False, description="Whether runs without privacy may read the records.")
     unit: Unit | None = Field(None, description="The unit that private plans must have; None accepts any.")
     seed: int | None = Field(
@@ -51,6 +56,7 @@ class NodePolicy(BaseModel):
                 "allowed_steps": site.allowed_steps,
                 "allowed_models": site.allowed_models,
                 "min_cohort": site.min_cohort,
+                "max_memory_mib": site.max_memory_mib,
             }
         )
 
@@ -90,6 +96,36 @@ class NodePolicy(BaseModel):
             raise LedgerError(
                 f"Expected training.min_cohort={self.min_cohort} or more, found {terms.training.min_cohort}: "
                 "refused by policy."
+            )
+
+        # Every column makes an input or more; how many, only the fitted preprocessing tells.
+        schema = terms.data_schema
+        least = ModelDefinition(
+            settings=terms.model, num_features=len(schema.columns), num_classes=schema.num_classes
+        )
+        self.check_memory(terms, least)
+
+    def check_memory(self, terms: RunTerms, definition: ModelDefinition, num_weights: int = 0) -> None:
+        """Raises LedgerError when the model of `terms` on these inputs would take more than is allowed.
+
+        By public values alone: what records there are decides nothing.
+        """
+        if self.max_memory_mib is None:
+            return
+        query = terms.plan.queries.get("training")
+        planned = query.mechanism.local_steps if query and isinstance(query.mechanism, DpSgd) else 1
+        needed = training_bytes(
+            definition,
+            terms.training,
+            local_steps=max(terms.training.local_steps, planned),
+            max_records=terms.plan.max_records,
+            num_weights=num_weights,
+        )
+        if needed > self.max_memory_mib << 20:
+            raise LedgerError(
+                f"Expected a model that takes {self.max_memory_mib} MiB at most, found one of about "
+                f"{needed >> 20} MiB: refused by policy (max_memory_mib). Fewer inputs, hidden_units or "
+                "local_steps take less."
             )
 
     def check_steps(self, steps: Collection[str]) -> None:

@@ -54,6 +54,12 @@ class SitePolicy(BaseModel):
     manual_approval: bool = Field(
         False, description="Every run waits for: fedpipe client approve RUN. It sees nothing before."
     )
+    max_memory_mib: int = Field(
+        4096,
+        ge=1,
+        description="What a model may take here, estimated from its settings before anything is built. A "
+        "run that would take more is refused.",
+    )
     max_message_bytes: int = Field(1 << 30, ge=1 << 20, description="Of one request.")
 
 

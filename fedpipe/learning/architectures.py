@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from fedpipe.data.transform import Inputs, dense_rows
 from fedpipe.errors import ConfigError
 from fedpipe.learning.builders import find_builder
+from fedpipe.learning.chunk_sizes import ROWS
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.probes import mixes_examples
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.learning.vectors import Vector, flatten, unflatten
-
-BATCH = 4096  # records that are scored at once, which bounds memory
 
 
 def build_model(definition: ModelDefinition) -> tf.keras.Model:
@@ -193,8 +192,8 @@ def predict(definition: ModelDefinition, weights: Vector, features: Inputs) -> N
     with lock:
         model.set_weights(unflatten(weights, [tuple(weight.shape) for weight in model.trainable_variables]))
         parts = [
-            probabilities(model(tf.constant(dense_rows(features, slice(start, start + BATCH))))).numpy()
-            for start in range(0, max(features.shape[0], 1), BATCH)
+            probabilities(model(tf.constant(dense_rows(features, slice(start, start + ROWS))))).numpy()
+            for start in range(0, max(features.shape[0], 1), ROWS)
         ]
     scores: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
     return scores[:, 0] if definition.num_logits == 1 else scores

@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedpipe.learning.chunks import CHUNK, ClippedSum, MakeClippedSum, in_chunks
+from fedpipe.learning.chunk_sizes import CHUNK
+from fedpipe.learning.chunks import ClippedSum, MakeClippedSum, in_chunks
 from fedpipe.learning.compiled_kernel import CompiledKernel
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.probes import is_right, probe_features

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from fedpipe.learning.chunk_sizes import CHUNK
 from fedpipe.learning.tensorflow_runtime import tf
-
-CHUNK = 64  # gradients; more leave the processor's cache
 
 # (features (n, num_features), labels (n,), example weights (n,), clipping norm ()) -> clipped sum
 # (num_parameters,), at the present values of the model's variables.

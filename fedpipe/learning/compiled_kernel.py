@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fedpipe.learning.architectures import build_model
-from fedpipe.learning.chunks import ClippedSum, MakeClippedSum
+from fedpipe.learning.chunk_sizes import ROWS
+from fedpipe.learning.chunks import ClippedSum, MakeClippedSum, in_chunks
 from fedpipe.learning.definition import LocalOptimizerName, ModelDefinition
 from fedpipe.learning.handover import Records, lend
 from fedpipe.learning.local_optimizers import LocalOptimizer, make_local_optimizer
@@ -41,7 +42,7 @@ class CompiledKernel:
         # The variables are shared by all clients of the process; one runs at a time.
         self._lock = threading.Lock()
         self._records = Records()
-        self._compiled: dict[tuple[int, str], Callable[..., tf.Tensor]] = {}
+        self._compiled: dict[tuple[int, str, bool], Callable[..., tf.Tensor]] = {}
         self._signature = [
             tf.TensorSpec([sum(self._sizes)], tf.float32),
             tf.TensorSpec([None, definition.num_features], tf.float32),
@@ -58,7 +59,8 @@ class CompiledKernel:
         offsets = np.cumsum([0, *(len(batch) for batch in task.batches)]).astype(np.int32)
         clipping_norm = NO_CLIPPING if task.clipping_norm is None else task.clipping_norm
         with self._lock:
-            run = self._compiled_for(task.max_records, task.optimizer)
+            is_long = any(len(batch) > ROWS for batch in task.batches)
+            run = self._compiled_for(task.max_records, task.optimizer, is_long)
             features, labels, weights, rows = self._records.of(task)
             total = run(
                 lend(task.weights),
@@ -72,14 +74,21 @@ class CompiledKernel:
             )
         return np.asarray(total.numpy(), dtype=np.float32)
 
-    def _compiled_for(self, max_records: int, name: LocalOptimizerName) -> Callable[..., tf.Tensor]:
-        if (max_records, name) not in self._compiled:
+    def _compiled_for(
+        self, max_records: int, name: LocalOptimizerName, is_long: bool
+    ) -> Callable[..., tf.Tensor]:
+        """Returns the steps, compiled; with `is_long` their batches are worked on in parts."""
+        key = (max_records, name, is_long)
+        if key not in self._compiled:
             clipped_sum = self._make_clipped_sum(max_records)
+            if is_long:
+                units = max(ROWS // max_records, 1)
+                clipped_sum = in_chunks(clipped_sum, sum(self._sizes), size=units * max_records)
             steps = partial(self._steps, max_records, clipped_sum, make_local_optimizer(name))
             run: Any = tf.function(steps, autograph=False, input_signature=self._signature)
             # To call this and not `run` spares the check of every argument, 0.4 ms.
-            self._compiled[max_records, name] = run.get_concrete_function()
-        return self._compiled[max_records, name]
+            self._compiled[key] = run.get_concrete_function()
+        return self._compiled[key]
 
     def _steps(
         self,

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 
-from fedpipe.learning.chunks import CHUNK, ClippedSum, MakeClippedSum, in_chunks
+from fedpipe.learning.chunk_sizes import CHUNK
+from fedpipe.learning.chunks import ClippedSum, MakeClippedSum, in_chunks
 from fedpipe.learning.compiled_kernel import CompiledKernel
 from fedpipe.learning.definition import ModelDefinition
 from fedpipe.learning.losses import per_example_loss

@@ -470,6 +470,20 @@ def test_large_model_is_trained_round_after_round(optimizer: str) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("max_records", [1, 2])
+def test_batch_that_is_worked_on_in_parts_has_the_same_sum(kernel_name: str, max_records: int) -> None:
+    definition = define("mlp", 2)
+    whole = np.tile(np.arange(150, dtype=np.int32), 60)  # 9,000 rows
+    kernel = make_kernel(kernel_name, definition)
+
+    def summed(rows: NDArray[np.int32]) -> Vector:
+        return kernel.noisy_sums(make_task(definition, [rows.tolist()], max_records=max_records))
+
+    parts = [summed(part) for part in np.split(whole, 3)]
+
+    np.testing.assert_allclose(summed(whole), np.sum(parts, axis=0), rtol=1e-4, atol=1e-3)
+
+
 def test_step_without_its_noise_is_refused(definition: ModelDefinition) -> None:
     size = first_weights(definition, 0).size
     for shape in ((1, size), (3, size), (2, size - 1), (2, 1), (size,)):

@@ -632,3 +632,25 @@ def test_a_pull_is_handed_to_the_kernel(accepted: Node, trained: FakeKernel) -> 
     handlers.release(accepted, train_request(values=values))
     handlers.release(accepted, train_request(server_round=2))
     assert [task.proximal_mu for task in trained.tasks] == [0.25, 0.0]
+
+
+@pytest.mark.parametrize("step", ["train", "analyze"])
+def test_inputs_that_would_fill_the_memory_are_refused_before_anything_is_built_or_charged(
+    make_node: MakeNode,
+    make_terms: MakeTerms,
+    offer: Offer,
+    trained: FakeKernel,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    node = make_node(max_memory_mib=64)
+    handlers.claim(node, offer(make_terms()))
+    monkeypatch.setattr(handlers, "encode", lambda *_: pytest.fail("records were encoded"))
+    vast = {"type": "vector", "column": "age", "size": 10**9}
+    values = {"transform": {**TRANSFORM, "features": [vast]}, "local_step_sizes": {}}
+
+    with pytest.raises(LedgerError, match="64 MiB at most, found one of about"):
+        handlers.release(node, train_request(values=values, step=step))
+
+    assert trained.tasks == []
+    assert num_releases(node) == 0

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from clients.policy import NodePolicy
+from clients.site_policy import SitePolicy
 from fedpipe.errors import LedgerError
 from fedpipe.federation.terms import RunTerms
+from fedpipe.learning import ModelSettings
 from fedpipe.privacy import PrivacyPlan
 
 NOT_PRIVATE = {
@@ -39,6 +41,30 @@ def test_seeded_randomness_needs_a_seed_of_the_owner(make_terms: Callable[..., R
     with pytest.raises(LedgerError, match="seeded"):
         NodePolicy.model_validate({}).check(terms)
     NodePolicy.model_validate({"seed": 0}).check(terms)
+
+
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        ({"type": "mlp", "hidden_units": (100_000, 100_000)}, {}),
+        ({"type": "mlp", "hidden_units": (3000, 3000)}, {"local_steps": 1000}),
+    ],
+)
+def test_a_model_that_would_take_too_much_memory_is_refused_when_it_is_offered(
+    make_terms: Callable[..., RunTerms], model: dict[str, Any], training: dict[str, Any]
+) -> None:
+    terms = make_terms()
+    huge = terms.model_copy(
+        update={
+            "model": ModelSettings.model_validate(model),
+            "training": terms.training.model_copy(update=training),
+        }
+    )
+    bounded = NodePolicy.of_site(SitePolicy()).model_copy(update={"seed": 1})
+    bounded.check(terms)
+    with pytest.raises(LedgerError, match=r"about [0-9]+ MiB: refused by policy"):
+        bounded.check(huge)
+    NodePolicy.model_validate({"seed": 1}).check(huge)  # a simulation's
 
 
 @pytest.mark.parametrize("key", ["record_id", None])

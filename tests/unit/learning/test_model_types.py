@@ -96,7 +96,7 @@ def test_scores_do_not_depend_on_how_records_are_batched_or_stored(monkeypatch: 
     weights = initial_weights(definition, 1)
     features = np.random.default_rng(0).normal(size=(23, 5)).astype(np.float32)
     whole = predict(definition, weights, features)
-    monkeypatch.setattr(architectures, "BATCH", 7)
+    monkeypatch.setattr(architectures, "ROWS", 7)
     np.testing.assert_allclose(predict(definition, weights, features), whole, rtol=1e-6)
     np.testing.assert_allclose(predict(definition, weights, csr_matrix(features)), whole, rtol=1e-6)
 
