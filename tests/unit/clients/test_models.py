@@ -10,7 +10,8 @@ from clients.models import LARGE_BYTES, forget_models, is_large
 from fedpipe.federation import Request
 from fedpipe.learning import ModelDefinition, ModelSettings
 from fedpipe.learning.architectures import predict
-from fedpipe.learning.kernel import LocalTask, make_kernel
+from fedpipe.learning.kernel import make_kernel
+from fedpipe.learning.local_task import LocalTask
 
 
 @pytest.mark.parametrize(("num_bytes", "large"), [(LARGE_BYTES, False), (LARGE_BYTES + 4, True)])
