@@ -113,6 +113,7 @@ class Gate:
                 "this one: refused by policy."
             )
         note = self._home.note(request.run_id)
+        self._is_large = False  # the model of that run
         self._counted = "" if note.claimed else request.run_id
         self._home.keep_note(note.model_copy(update={"epsilon": epsilon, "claimed": True}))
 

@@ -451,7 +451,7 @@ def test_one_kernel_serves_all_clients_and_is_compiled_once(
     kernel.noisy_sums(make_task(definition, [[0]], clipping_norm=None))
     compiled = dict(vars(kernel)["_compiled"])
     kernel.noisy_sums(make_task(definition, [list(range(33))]))
-    assert {max_records for max_records, _ in compiled} == {1}
+    assert {(max_records, is_long) for max_records, _, is_long in compiled} == {(1, False)}
     assert vars(kernel)["_compiled"] == compiled
 
 
