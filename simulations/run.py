@@ -150,10 +150,12 @@ def _run(
 def _report(
     workspace: Workspace, run_id: str, request: SimulationRequest, population: Population, log: Path
 ) -> RunSummary:
+    from clients.records import forget_records
     from fedpipe.reports.run_report import render_report
     from server.outcome import REPORT, read_outcome
     from simulations.outcome import gather_evidence, summarize
 
+    forget_records()  # of ten thousand clients, beside all that their ledger tells, they would fill 4 GB
     outcome = read_outcome(workspace, run_id, request.parsed())
     summary = summarize(outcome, population, owners_log=log)
     again = repetition(request.config, request.data, request.seed)
