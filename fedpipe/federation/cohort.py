@@ -208,7 +208,7 @@ def _missing(gathered: _Gathered, among: Collection[str] | None) -> list[Refusal
     if among is None:
         return [gathered.refusals[name] for name in sorted(gathered.refusals)]
     return [
-        gathered.refusals.get(name, Refusal(client=name, reason=NO_ANSWER))
+        gathered.refusals.get(name, Refusal(client=name, reason=NO_ANSWER, kind=ABSENT))
         for name in sorted(set(among) - set(gathered.replies))
     ]
 

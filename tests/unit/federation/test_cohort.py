@@ -88,7 +88,7 @@ def test_after_the_last_retry_training_goes_on_without() -> None:
 
 def test_a_retry_may_bring_silence() -> None:
     cohort = ask(Scripted(["a", AWAY], []), max_retries=1)
-    assert cohort.refusals == [Refusal(client="b", reason=NO_ANSWER)]
+    assert cohort.refusals == [Refusal(client="b", reason=NO_ANSWER, kind=ABSENT)]
 
 
 @pytest.mark.parametrize("changes", [{"max_retries": 0}, {"on_missing": "continue"}])
@@ -252,3 +252,8 @@ def test_a_client_that_says_what_is_wrong_is_named_before_one_that_is_away() -> 
 
     assert "b says: the client failed" in str(caught.value)
     assert "once enough are back" not in str(caught.value)
+
+
+def test_when_all_that_lack_are_away_the_remedy_is_to_wait() -> None:
+    with pytest.raises(FederationError, match=r"b says: .* once enough are back, go on with --resume"):
+        ask(Scripted(["a"]), among=["a", "b"], min_cohort=2, on_missing="continue", round_timeout_seconds=5)
