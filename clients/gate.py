@@ -75,8 +75,8 @@ class Gate:
             self._home.keep_note(note)
             # It counts as away, so that the run waits for it as long as it waits for anybody.
             return self._refuse("it waits for its owner: fedpipe client approve RUN", ABSENT)
-        if request.step in RELEASES and request.step not in policy.allowed_steps:
-            return self._refuse(f"step {request.step} is refused by policy", "LedgerError")
+        if request.step in RELEASES:
+            NodePolicy.of_site(policy).check_steps([request.step])
         if request.step == "claim":
             self._count(request, policy.total_epsilon)
         if request.step == "ingest" and not note.claimed:
@@ -113,7 +113,6 @@ class Gate:
                 "this one: refused by policy."
             )
         note = self._home.note(request.run_id)
-        self._is_large = False  # the model of that run
         self._counted = "" if note.claimed else request.run_id
         self._home.keep_note(note.model_copy(update={"epsilon": epsilon, "claimed": True}))
 

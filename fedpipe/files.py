@@ -45,8 +45,8 @@ def draft(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o600
 def clear_drafts(root: Path) -> None:
     """Removes below `root` what was being written under a temporary name when its process died.
 
-    What is no longer needed may hold records or updates. Directories are nobody's: only one process
-    may be making them.
+    What is no longer needed may hold records or updates. Directories bear no lock: nobody may be making
+    one there meanwhile.
     """
     for folder, folders, names in os.walk(root):
         for name in filter(_DRAFT.fullmatch, folders):

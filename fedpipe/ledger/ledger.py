@@ -34,7 +34,7 @@ from fedpipe.ledger.claims import (
 from fedpipe.ledger.costs import StepCost, run_costs
 from fedpipe.ledger.entries import BEGINNING, Entry, LedgerMade, SignedHead
 from fedpipe.ledger.heads import meet_head, newest_heads, witness_head
-from fedpipe.ledger.stores import LedgerStore, as_ledger_error, give_back
+from fedpipe.ledger.stores import LedgerStore, as_ledger_error, shrink_file
 from fedpipe.privacy import PrivacyPlan
 from fedpipe.signing import SigningKey, hold_key, read_key
 
@@ -200,7 +200,7 @@ class Ledger:
         """
         with self._writing() as chain:
             known = close(chain, run_id, client)
-        give_back(self._connection)
+        shrink_file(self._connection)
         return known
 
     def spending(self) -> list[Spending]:

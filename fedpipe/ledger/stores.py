@@ -117,7 +117,7 @@ class LedgerStore:
             return tables.read_format(transaction) is not None
 
 
-def give_back(connection: Connection) -> None:
+def shrink_file(connection: Connection) -> None:
     """Gives the disk back what dropped replies took in a SQLite file, once that is most of the file.
 
     No row changes. SQLite does it whole or not at all: on a full disk, the end of a later run tries again.
