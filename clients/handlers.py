@@ -93,8 +93,8 @@ def statistics(node: Node, request: Request, terms: RunTerms) -> Reply:
 
 def preprocess(node: Node, request: Request, terms: RunTerms) -> Reply:
     """Counts the values of every profiled column, over training records."""
-    frame = node.shard(terms).train.frame
-    counts = feature_counts(frame, terms.data_schema, terms.preprocess)
+    table = node.shard(terms).train.table
+    counts = feature_counts(table, terms.data_schema, terms.preprocess)
     named = {f"column_{index}": count for index, count in enumerate(counts)}
     randomness = node.randomness(terms.plan, request)
     return Reply(client=node.name, arrays=_noisy(terms, "features", named, randomness))
@@ -106,7 +106,7 @@ def train(node: Node, request: Request, terms: RunTerms) -> Reply:
 
     transform = Transform.model_validate(request.values["transform"])
     definition = _definition(node, request, terms, transform)
-    records = encode(node.shard(terms).labelled_train, transform)
+    records = encode(node.shard(terms).labelled_train, transform, node.scratch)
     task = local_task(node, request, terms, records, mechanism(terms, "training", DpSgd))
     kernel = make_kernel(terms.training.kernel, definition)
     return Reply(client=node.name, arrays={"sum": kernel.noisy_sums(task)})
@@ -118,7 +118,7 @@ def analyze(node: Node, request: Request, terms: RunTerms) -> Reply:
 
     transform = Transform.model_validate(request.values["transform"])
     definition = _definition(node, request, terms, transform)
-    records = encode(node.shard(terms).labelled_eval, transform)
+    records = encode(node.shard(terms).labelled_eval, transform, node.scratch)
     weights = np.asarray(request.arrays["weights"], dtype=np.float32)
     scores = predict(definition, weights, records.features)
     bins = ScoreBins.model_validate(request.values["bins"])
@@ -142,7 +142,12 @@ def _slice_histograms(
     counted = {}
     for index, column in enumerate(columns):
         feature = transform.category(column)
-        positions = category_positions(feature, shard.frame[column], transform.missing_tokens)
+        positions = np.concatenate(
+            [
+                category_positions(feature, frame[column], transform.missing_tokens)
+                for frame in shard.table.parts([column])
+            ]
+        )
         counted[f"slice_{index}"] = slice_histogram(scores, shard.labels, positions, feature.width, bins)
     return counted
 

@@ -29,6 +29,7 @@ from fedpipe.files import sha256
 from fedpipe.ledger import Block, Ledger, LedgerStore
 from fedpipe.ledger.attestation import Attestation, Statement, attest, plan_digest
 from fedpipe.privacy import PrivacyPlan, Randomness, SecureRandomness, SeededRandomness
+from fedpipe.scratch import Scratch
 
 MIN_KEY_BYTES = 16
 _CHECKS = LedgerChecks()
@@ -99,6 +100,11 @@ class Node:
         if len(key) < MIN_KEY_BYTES:
             raise FederationError(f"Expected a node key of {MIN_KEY_BYTES} bytes or more, found {len(key)}.")
         return key
+
+    @property
+    def scratch(self) -> Scratch:
+        """Where records are that do not fit in memory: beside the ledger, so on a disk of the owner's."""
+        return Scratch(directory=self.ledger.key_path.parent)
 
     def accept(self, terms: RunTerms) -> None:
         """Checks `terms` against everything that the owner holds to.
@@ -183,6 +189,7 @@ class Node:
                 self.key,
                 index,
                 self.names,
+                self.scratch,
             )
 
     def _division(self, terms: RunTerms) -> str:

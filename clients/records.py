@@ -1,4 +1,4 @@
-"""A node's records as runs read and train on them, kept in memory between the requests of a run."""
+"""A node's records as runs read and train on them, kept between the requests of a run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from clients.findings import log_findings
 from clients.index import first_spans, record_digests
 from fedpipe.data import Schema, Shard, Transform, commitment, open_shard
+from fedpipe.data.inputs import Inputs, encode_compactly
 from fedpipe.data.readers import Source
 from fedpipe.data.shard import record_identities
-from fedpipe.data.transform import Inputs
 from fedpipe.data.users import bound_contributions
-from fedpipe.memory import align, give_back
+from fedpipe.memory import give_back
+from fedpipe.scratch import Scratch
 
 MAX_CLIENTS = 16_384  # of a simulation in one process: each keeps its records in memory
 
@@ -34,9 +35,9 @@ class Encoded:
     users: NDArray[np.int64] | None = None
 
 
-def encode(shard: Shard, transform: Transform) -> Encoded:
-    """Returns `shard`'s records as model inputs; kept in memory for the rounds of a run."""
-    return _encode(shard, transform.model_dump_json())
+def encode(shard: Shard, transform: Transform, scratch: Scratch) -> Encoded:
+    """Returns `shard`'s records as model inputs; kept, in memory or in `scratch`, for the rounds of a run."""
+    return _encode(shard, transform.model_dump_json(), scratch)
 
 
 @lru_cache(maxsize=MAX_CLIENTS)
@@ -49,15 +50,20 @@ def read_shard(
     key: bytes,
     index: Path | None,
     names: tuple[tuple[str, str], ...],
+    scratch: Scratch,
 ) -> Shard:
     """Returns the records of `sources` in `spans`, each in the span that `index` knows it by.
 
     What is odd about them goes to the owner's log. `names` are what the sources call columns.
     """
     parsed = Schema.model_validate_json(schema)
-    shard = open_shard(sources, parsed, eval_fraction=eval_fraction, split_key=key, names=names)
+    shard = open_shard(
+        sources, parsed, eval_fraction=eval_fraction, split_key=key, names=names, scratch=scratch
+    )
     if index is not None:
-        records = record_digests(record_identities(shard.frame, parsed), key)
+        records = np.concatenate(
+            [record_digests(record_identities(frame, parsed), key) for frame in shard.table.parts()]
+        )
         shard = replace(shard, spans=first_spans(index, records, shard.spans))
     log_findings(shard, parsed, spans)
     return shard.within(spans)
@@ -77,10 +83,8 @@ def committed(shard: Shard, key: bytes, span: str) -> str:
 
 
 @lru_cache(maxsize=MAX_CLIENTS)
-def _encode(shard: Shard, transform: str) -> Encoded:
-    features = Transform.model_validate_json(transform).encode_compactly(shard.frame)
-    if isinstance(features, np.ndarray):
-        features = align(features)  # once: TensorFlow copies other arrays in every round
+def _encode(shard: Shard, transform: str, scratch: Scratch) -> Encoded:
+    features = encode_compactly(Transform.model_validate_json(transform), shard.table, scratch)
     labels = shard.labels.astype(np.int32)
     return Encoded(features=features, labels=labels, spans=shard.spans, users=shard.users)
 

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from fedpipe.config import Config
 from fedpipe.data import Shard, Transform, open_shard
+from fedpipe.data.inputs import encode_compactly
+from fedpipe.data.table import Table, concatenated
 from fedpipe.files import write_text
 from fedpipe.learning.exact_metrics import exact_metrics
 from fedpipe.reports.summary import SimulationOnly
@@ -76,7 +78,7 @@ def _open(config: Config, client: SimulatedClient) -> Shard:
 
 def _pool(shards: Sequence[Shard]) -> Shard:
     return Shard(
-        frame=pd.concat([shard.frame for shard in shards], ignore_index=True),
+        table=Table.of(concatenated([shard.frame for shard in shards])),
         labels=np.concatenate([shard.labels for shard in shards]),
         is_eval=np.concatenate([shard.is_eval for shard in shards]),
         spans=np.concatenate([shard.spans for shard in shards]),
@@ -97,9 +99,9 @@ def _baseline(transform: Transform, train: Shard, held_out: Shard) -> NDArray[np
     if len(np.unique(train.labels)) < 2 or not len(held_out.labels):
         return None
     rows = np.random.default_rng(0).permutation(len(train.labels))[:MAX_BASELINE_RECORDS]
-    features = transform.encode_compactly(train.frame.iloc[rows])
+    features = encode_compactly(transform, Table.of(train.frame.iloc[rows]))
     classes = train.labels[rows]
     model = LogisticRegression(max_iter=1000).fit(features, classes)
     known = np.zeros((len(held_out.labels), max(int(classes.max()), int(held_out.labels.max())) + 1))
-    known[:, model.classes_] = model.predict_proba(transform.encode_compactly(held_out.frame))
+    known[:, model.classes_] = model.predict_proba(encode_compactly(transform, held_out.table))
     return known[:, 1] if known.shape[1] == 2 else known

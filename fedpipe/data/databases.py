@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Executable, create_engine, inspect, select, table, text
+from sqlalchemy import Connection, CursorResult, Executable, create_engine, inspect, select, table, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from fedpipe.data.formats import cell_text
+from fedpipe.data.formats import cell_text, in_chunks
 from fedpipe.errors import DataError
 
 # A query that changes something is a mistake, and SQLite would not even take it back.
@@ -36,19 +37,37 @@ def is_database(source: str) -> bool:
     return "://" in source
 
 
-def read_query(source: str) -> pd.DataFrame:
-    """Returns the rows behind `source`, as text.
+def read_query_header(source: str) -> list[str]:
+    """Returns the column names behind `source`; raises as `read_query` does."""
+    with _result(source) as result:
+        return _names(result)
+
+
+def read_query(source: str) -> Iterator[pd.DataFrame]:
+    """Yields the rows behind `source`, as text: some at a time, one frame at least.
 
     Raises:
       DataError: if the database does not answer. Its message holds neither URL nor query: they may
         hold a password.
     """
+    with _result(source) as result:
+        names = _names(result)
+        rows = ([cell_text(value) for value in row] for row in result)
+        for chunk in in_chunks(rows, lambda row: sum(map(len, row))):
+            yield pd.DataFrame(chunk, columns=range(len(names)), dtype=str).set_axis(names, axis=1)
+
+
+@contextmanager
+def _result(source: str) -> Iterator[CursorResult[Any]]:
     url, _, query = source.partition("#")
     with _connect(url) as connection:
-        result = connection.execute(_statement(connection, query.strip()))
-        names = [str(name) for name in result.keys()]  # noqa: SIM118  not a dict
-        rows = [[cell_text(value) for value in row] for row in result]
-    return pd.DataFrame(rows, columns=range(len(names)), dtype=str).set_axis(names, axis=1)
+        statement = _statement(connection, query.strip())
+        # Drivers that can leave the rows at the server, and hand them over as they are asked for, do.
+        yield connection.execution_options(stream_results=True).execute(statement)
+
+
+def _names(result: CursorResult[Any]) -> list[str]:
+    return [str(name) for name in result.keys()]  # noqa: SIM118  not a dict
 
 
 def _statement(connection: Connection, query: str) -> Executable:

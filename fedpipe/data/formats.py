@@ -1,5 +1,7 @@
 """Tables as CSV, JSON lines and Parquet hold them: all cells as text, under the file's own names.
 
+Each is read as frames of some records, one frame at least, so a file may be larger than memory.
+
 A message says where a file is broken, never what is written there.
 """
 
@@ -8,10 +10,11 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -20,7 +23,10 @@ import pyarrow.parquet
 from fedpipe.encoding.text import find_delimiter
 from fedpipe.errors import DataError
 
-CHUNK_ROWS = 50_000
+CHUNK_ROWS = 8192
+CHUNK_SIZE = 1 << 25  # characters or bytes: of wide records, a frame has fewer
+
+Row = TypeVar("Row")
 
 
 def read_csv_header(path: Path) -> list[str]:
@@ -29,27 +35,45 @@ def read_csv_header(path: Path) -> list[str]:
         return next(_csv_rows(lines, path.name))
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Returns a CSV file whose rows all have as many fields as its header."""
+def read_csv(path: Path) -> Iterator[pd.DataFrame]:
+    """Yields the records of a CSV file whose rows all have as many fields as its header."""
     with _open_text(path) as lines:
         rows = _csv_rows(lines, path.name)
         names = next(rows)
-        chunks = [pd.DataFrame(columns=range(len(names)), dtype=str)]
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            chunks.append(pd.DataFrame(chunk, dtype=str))
-    return pd.concat(chunks, ignore_index=True).set_axis(names, axis=1)
+        for chunk in in_chunks(rows, lambda row: sum(map(len, row))):
+            yield pd.DataFrame(chunk, columns=range(len(names)), dtype=str).set_axis(names, axis=1)
 
 
-def read_json_lines(path: Path) -> pd.DataFrame:
-    """Returns a file of one JSON object per line; a name that a line lacks is an empty cell."""
-    chunks = []
+def read_json_header(path: Path) -> list[str]:
+    """Returns the names that the objects of a file have, in the order of their first use."""
     with _open_text(path) as lines:
-        rows = (_json_row(line, path.name, number) for number, line in enumerate(lines, 1) if line.strip())
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            chunks.append(pd.DataFrame(chunk).fillna("").astype(str))
-    if not chunks:
+        names = dict.fromkeys(name for row in _json_rows(lines, path.name) for name in row)
+    if not names:
         raise DataError(f"Expected one JSON object per line in {path.name}, found an empty file.")
-    return pd.concat(chunks, ignore_index=True).fillna("")
+    return list(names)
+
+
+def read_json_lines(path: Path) -> Iterator[pd.DataFrame]:
+    """Yields a file of one JSON object per line; a name that a line lacks is an empty cell."""
+    names = read_json_header(path)
+    with _open_text(path) as lines:
+        for chunk in in_chunks(_json_rows(lines, path.name), lambda row: sum(map(len, row.values()))):
+            cells = [[row.get(name, "") for name in names] for row in chunk]
+            yield pd.DataFrame(cells, columns=range(len(names)), dtype=str).set_axis(names, axis=1)
+
+
+def in_chunks(rows: Iterable[Row], size: Callable[[Row], int]) -> Iterator[list[Row]]:
+    """Yields some rows at a time, an empty list if there are none; `size` measures a row."""
+    chunk: list[Row] = []
+    total, is_first = 0, True
+    for row in rows:
+        chunk.append(row)
+        total += size(row)
+        if len(chunk) == CHUNK_ROWS or total > CHUNK_SIZE:
+            yield chunk
+            chunk, total, is_first = [], 0, False
+    if chunk or is_first:
+        yield chunk
 
 
 def read_parquet_header(path: Path) -> list[str]:
@@ -58,13 +82,28 @@ def read_parquet_header(path: Path) -> list[str]:
         return [str(name) for name in pyarrow.parquet.read_schema(path).names]
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
-    """Returns a Parquet file as it is stored: no index, no partitions from the folder's name."""
-    with _parquet_errors(path):
-        table = pyarrow.parquet.ParquetFile(path).read()
-        table.validate(full=True)
-    columns = {index: _column_text(table.column(index), path.name) for index in range(table.num_columns)}
-    return pd.DataFrame(columns).set_axis(table.column_names, axis=1)
+def read_parquet(path: Path) -> Iterator[pd.DataFrame]:
+    """Yields a Parquet file as it is stored: no index, no partitions from the folder's name."""
+    with _parquet_errors(path), pyarrow.parquet.ParquetFile(path, buffer_size=CHUNK_SIZE) as file:
+        is_empty = True
+        for batch in file.iter_batches(_parquet_rows(file.metadata)):
+            batch.validate(full=True)
+            yield _batch_text(batch, path.name)
+            is_empty = False
+        if is_empty:
+            yield _batch_text(file.schema_arrow.empty_table(), path.name)
+
+
+def _parquet_rows(metadata: pyarrow.parquet.FileMetaData) -> int:
+    """Returns how many records of a file are about a chunk."""
+    size: int = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    num_rows: int = metadata.num_rows
+    return max(min(CHUNK_ROWS, CHUNK_SIZE * num_rows // max(size, 1)), 1)
+
+
+def _batch_text(batch: pa.RecordBatch | pa.Table, source: str) -> pd.DataFrame:
+    columns = {index: _column_text(batch.column(index), source) for index in range(batch.num_columns)}
+    return pd.DataFrame(columns).set_axis(batch.schema.names, axis=1)
 
 
 @contextmanager
@@ -124,6 +163,12 @@ def _csv_rows(lines: Iterable[str], source: str) -> Iterator[list[str]]:
         raise DataError(f"Expected a header and rows in {source}, found an empty file.")
 
 
+def _json_rows(lines: Iterable[str], source: str) -> Iterator[dict[str, str]]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _json_row(line, source, number)
+
+
 def _json_row(line: str, source: str, number: int) -> dict[str, str]:
     row = _parse_json(line, source, number)
     if not isinstance(row, dict):
@@ -160,7 +205,7 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _column_text(column: pa.ChunkedArray, source: str) -> pd.Series[str]:
+def _column_text(column: pa.Array | pa.ChunkedArray, source: str) -> pd.Series[str]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return column.fill_null("").to_pandas()
     try:

@@ -21,6 +21,7 @@ from fedpipe.data.schema import (
     Schema,
     TextColumn,
 )
+from fedpipe.data.table import Table
 from fedpipe.data.transform import (
     Feature,
     HashedFeature,
@@ -70,12 +71,14 @@ def histogram_shapes(schema: Schema, settings: PreprocessSettings) -> list[tuple
     return [(_num_cells(column, settings) + 1,) for column in profiled_columns(schema).values()]
 
 
-def feature_counts(frame: pd.DataFrame, schema: Schema, settings: PreprocessSettings) -> list[Counts]:
+def feature_counts(table: Table, schema: Schema, settings: PreprocessSettings) -> list[Counts]:
     """Returns one histogram per profiled column; the last cell counts what is unusable or OTHER."""
-    return [
-        _count(frame[name], column, schema.missing_tokens, settings)
-        for name, column in profiled_columns(schema).items()
-    ]
+    columns = profiled_columns(schema)
+    counts = [np.zeros(shape, dtype=np.int64) for shape in histogram_shapes(schema, settings)]
+    for frame in table.parts(list(columns)):
+        for place, (name, column) in enumerate(columns.items()):
+            counts[place] += _count(frame[name], column, schema.missing_tokens, settings)
+    return counts
 
 
 def fit_transform(

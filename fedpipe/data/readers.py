@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from fedpipe.data import formats
-from fedpipe.data.databases import is_database, read_query
+from fedpipe.data.databases import is_database, read_query, read_query_header
 from fedpipe.data.embeddings import embed_columns
 from fedpipe.data.schema import Schema
+from fedpipe.data.table import concatenated
 from fedpipe.encoding.text import normalize_name
 from fedpipe.errors import DataError
 
@@ -23,14 +24,14 @@ Names = Sequence[tuple[str, str]]
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+_READERS: dict[str, Callable[[Path], Iterator[pd.DataFrame]]] = {
     "csv": formats.read_csv,
     "jsonl": formats.read_json_lines,
     "parquet": formats.read_parquet,
 }
 _HEADER_READERS: dict[str, Callable[[Path], list[str]]] = {
     "csv": formats.read_csv_header,
-    "jsonl": lambda path: list(formats.read_json_lines(path).columns),
+    "jsonl": formats.read_json_header,
     "parquet": formats.read_parquet_header,
 }
 
@@ -69,8 +70,13 @@ def read_table(path: Source, schema: Schema, names: Names = ()) -> pd.DataFrame:
     Raises:
       DataError: naming file, line or column where the file does not fit.
     """
-    frame = _renamed(read_raw(path), names)
-    return embed_columns(select_columns(frame, schema, source_name(path)), schema)
+    return concatenated(list(read_chunks(path, schema, names)))
+
+
+def read_chunks(path: Source, schema: Schema, names: Names = ()) -> Iterator[pd.DataFrame]:
+    """Yields what `read_table` returns, some records at a time: one frame at least, if an empty one."""
+    for frame in _read_raw_chunks(path):
+        yield embed_columns(select_columns(_renamed(frame, names), schema, source_name(path)), schema)
 
 
 def read_features(path: Path, schema: Schema) -> pd.DataFrame:
@@ -82,7 +88,7 @@ def read_features(path: Path, schema: Schema) -> pd.DataFrame:
 def read_header(path: Source) -> list[str]:
     """Returns the column names that `path` gives; reads no more than it must."""
     if isinstance(path, str):
-        return [str(name) for name in read_query(path).columns]
+        return read_query_header(path)
     with _open_errors(path):
         return _HEADER_READERS[_format(path)](path)
 
@@ -107,10 +113,15 @@ def source_name(source: Source) -> str:
 
 def read_raw(path: Source) -> pd.DataFrame:
     """Returns all cells of `path` as text, under the names that the file gives."""
+    return concatenated(list(_read_raw_chunks(path)))
+
+
+def _read_raw_chunks(path: Source) -> Iterator[pd.DataFrame]:
     if isinstance(path, str):
-        return read_query(path)
+        yield from read_query(path)
+        return
     with _open_errors(path):
-        return _READERS[_format(path)](path)
+        yield from _READERS[_format(path)](path)
 
 
 def _renamed(frame: pd.DataFrame, names: Names) -> pd.DataFrame:

@@ -71,9 +71,11 @@ def user_counts(shard: Shard) -> Counts:
 
 def column_health(shard: Shard, schema: Schema) -> list[Counts]:
     """Returns for every feature column, in order, int64 (4,): records by `HEALTH`."""
-    return [
-        _count(shard.frame[name], column, schema.missing_tokens) for name, column in schema.columns.items()
-    ]
+    counts = [np.zeros(len(HEALTH), dtype=np.int64) for _ in schema.columns]
+    for frame in shard.table.parts(list(schema.columns)):
+        for place, (name, column) in enumerate(schema.columns.items()):
+            counts[place] += _count(frame[name], column, schema.missing_tokens)
+    return counts
 
 
 def _count(cells: pd.Series[str], column: Column, missing_tokens: tuple[str, ...]) -> Counts:

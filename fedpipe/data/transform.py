@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from scipy.sparse import csr_matrix, vstack
 
 from fedpipe.encoding.features import bucket_positions, ngram_inputs, scale_numbers, word_positions
 from fedpipe.encoding.media import decode_images, parse_vectors
 from fedpipe.errors import DataError
-
-CHUNK_ROWS = 8192
-SPARSE_WIDTH = 8  # inputs for each column, from which most of them are zero
-
-# Model inputs of n records, float32 (n, num_features), in full or sparse.
-Inputs: TypeAlias = NDArray[np.float32] | csr_matrix
 
 Items = TypeVar("Items", bound=tuple[Any, ...])
 
@@ -186,37 +180,26 @@ class Transform(_Frozen):
         Raises:
           DataError: if `frame` lacks a column.
         """
-        absent = [name for name in self.columns if name not in frame.columns]
+        encoded = np.zeros((len(frame), self.num_features), dtype=np.float32)
+        self.encode_into(frame, encoded)
+        return encoded
+
+    def encode_into(self, frame: pd.DataFrame, room: NDArray[np.float32]) -> None:
+        """Fills `room`, zeros (n, num_features), with what `encode` returns; raises as it does."""
+        self.check_columns(frame.columns)
+        start = 0
+        for feature in self.features:
+            block = room[:, start : start + feature.width]
+            _encode(feature, frame[feature.column], self.missing_tokens, block)
+            start += feature.width
+
+    def check_columns(self, names: Collection[str]) -> None:
+        """Raises DataError if a column that it reads is not among `names`."""
+        absent = [name for name in self.columns if name not in names]
         if absent:
             raise DataError(
                 f"Expected a column {absent[0]!r}, found none: the schema is not the transform's."
             )
-        encoded = np.zeros((len(frame), self.num_features), dtype=np.float32)
-        start = 0
-        for feature in self.features:
-            block = encoded[:, start : start + feature.width]
-            _encode(feature, frame[feature.column], self.missing_tokens, block)
-            start += feature.width
-        return encoded
-
-    def encode_compactly(self, frame: pd.DataFrame) -> Inputs:
-        """Returns what `encode` does, as a sparse matrix if most inputs must be zero.
-
-        A million complaints with 1,200 inputs each take 5 GB in full.
-        """
-        full = any(isinstance(feature, (VectorFeature, ImageFeature)) for feature in self.features)
-        if full or self.num_features < SPARSE_WIDTH * len(self.features):
-            return self.encode(frame)
-        starts = range(0, max(len(frame), 1), CHUNK_ROWS)
-        parts = [csr_matrix(self.encode(frame.iloc[start : start + CHUNK_ROWS])) for start in starts]
-        return vstack(parts, format="csr")
-
-
-def dense_rows(inputs: Inputs, rows: NDArray[np.integer[Any]] | slice) -> NDArray[np.float32]:
-    """Returns some of the records' inputs in full: float32 (len(rows), num_features)."""
-    chosen = inputs[rows]
-    full: NDArray[np.float32] = chosen.toarray() if isinstance(chosen, csr_matrix) else chosen
-    return full
 
 
 def _group(feature: Feature) -> InputGroup:

@@ -32,7 +32,8 @@ def bound_contributions(shard: Shard, schema: Schema, *, max_records: int, key: 
         raise DataError("Expected schema.user for a guarantee to users, found none: name the column.")
     order = [
         int.from_bytes(hmac.digest(key, b"contribution:" + identity.encode(), "sha256")[:8], "big")
-        for identity in record_identities(shard.frame, schema)
+        for frame in shard.table.parts()
+        for identity in record_identities(frame, schema)
     ]
     sequence = np.lexsort((np.array(order, dtype=np.uint64), shard.labels < 0, shard.users))
     kept = np.zeros(len(shard.users), dtype=np.bool_)

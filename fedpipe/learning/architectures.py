@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.data.transform import Inputs, dense_rows
+from fedpipe.data.inputs import Inputs, dense_rows
 from fedpipe.errors import ConfigError
 from fedpipe.learning.builders import find_builder
 from fedpipe.learning.chunk_sizes import ROWS

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from fedpipe.data.inputs import Inputs, dense_rows
 from fedpipe.learning.local_task import LocalTask
 from fedpipe.learning.tensorflow_runtime import tf
 from fedpipe.memory import align, empty_aligned, is_aligned
 
 SCRATCH_BYTES = 1 << 26  # kept between clients; larger batches get memory of their own
+DRAWN_BYTES = 1 << 28  # of all batches of a task in full, that are handed over together
 
 
 def lend(array: NDArray[np.float32]) -> tf.Tensor:
@@ -30,6 +34,21 @@ class Records:
 
     def __init__(self) -> None:
         self._scratch = empty_aligned((0,))
+        self._lent: Inputs | None = None
+
+    @contextmanager
+    def lent(self, task: LocalTask) -> Iterator[None]:
+        """Lets `read` see the records of `task`."""
+        self._lent = task.features
+        try:
+            yield
+        finally:
+            self._lent = None
+
+    def read(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Returns some records of the task that is worked on, in full: float32 (len(rows), num_features)."""
+        lent = np.zeros((0, 0), np.float32) if self._lent is None else self._lent
+        return np.ascontiguousarray(dense_rows(lent, rows))
 
     def of(self, task: LocalTask) -> tuple[Any, ...]:
         """Returns features, labels, example weights, and the rows of all batches in these."""
@@ -38,6 +57,8 @@ class Records:
         features, labels, weights = task.features, task.labels, task.example_weights
         if weights is None:
             weights = np.ones(len(labels), np.float32)
+        if is_read_by_batch(task):
+            return np.zeros((0, features.shape[1]), np.float32), labels, weights, rows
         if isinstance(features, csr_matrix):
             drawn, rows = _drawn(rows, task)
             return lend(self._dense(features, drawn)), labels[drawn], weights[drawn], rows
@@ -57,6 +78,14 @@ class Records:
             room = self._scratch[:size]
         chosen: csr_matrix = features[drawn]
         return np.asarray(chosen.toarray(out=room.reshape(shape)))
+
+
+def is_read_by_batch(task: LocalTask) -> bool:
+    """Returns whether what is drawn of sparse or stored records is too much to be handed over together."""
+    if not isinstance(task.features, (csr_matrix, np.memmap)):
+        return False
+    drawn = min(sum(map(len, task.batches)), task.features.shape[0])
+    return bool(4 * drawn * task.features.shape[1] > DRAWN_BYTES)
 
 
 def _drawn(rows: NDArray[np.int32], task: LocalTask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpipe.data.transform import Inputs
+from fedpipe.data.inputs import Inputs
 from fedpipe.errors import ConfigError, PrivacyError
 from fedpipe.learning.definition import LocalOptimizerName
 from fedpipe.learning.vectors import Vector

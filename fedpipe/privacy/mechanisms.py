@@ -174,6 +174,9 @@ class DpSgd(BaseModel):
         return noise.reshape(self.local_steps, num_parameters)
 
 
+MAX_COINS = 1 << 22  # tossed in one go; 8 bytes each while they are
+
+
 def poisson_batches(
     probability: float,
     num_batches: int,
@@ -186,6 +189,12 @@ def poisson_batches(
     Raises:
       PrivacyError: an acceptance is not in [0, 1], or is missing for a record.
     """
+    if num_batches > 1 and num_batches * num_records > MAX_COINS:
+        return [
+            rows
+            for _ in range(num_batches)
+            for rows in poisson_batches(probability, 1, num_records, randomness, acceptance)
+        ]
     if acceptance is None:
         coins = randomness.bernoulli(probability, num_batches * num_records)
         return _rows_where(coins.reshape(num_batches, num_records))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from fedpipe.data.transform import InputGroup
 from fedpipe.errors import ConfigError, PrivacyError
-from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings
+from fedpipe.learning import ModelDefinition, ModelSettings, TrainingSettings, compiled_kernel, handover
 from fedpipe.learning.architectures import build_model, initial_weights
 from fedpipe.learning.book_keeping_kernel import book_keeping_kernel, has_rules
 from fedpipe.learning.kernel import Kernel, make_kernel
@@ -186,6 +188,26 @@ def test_sum_is_that_of_independent_gradients(
     rows = [0, 3, 5, 8, 13, 21]
     task = make_task(definition, [rows], clipping_norm=clipping_norm)
     assert_close(kernel.noisy_sums(task), reference_sum(definition, task, task.weights, rows))
+
+
+@pytest.mark.parametrize("is_sparse", [True, False], ids=["sparse", "stored"])
+def test_records_read_batch_by_batch_make_the_same_sum(
+    kernel: Kernel,
+    definition: ModelDefinition,
+    is_sparse: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is drawn of a large shard does not fit in memory; neither do its records."""
+    task = make_task(definition, [[0, 3, 5, 8], [], [149, *range(1, 68)]], local_step_size=0.1)
+    expected = kernel.noisy_sums(task)
+    task.features.tofile(tmp_path / "features")
+    stored = np.memmap(tmp_path / "features", np.float32, "r", shape=task.features.shape)
+    monkeypatch.setattr(handover, "DRAWN_BYTES", 0)
+    monkeypatch.setattr(compiled_kernel, "ROWS", 30)
+    features = csr_matrix(task.features) if is_sparse else stored
+    assert handover.is_read_by_batch(replace(task, features=features))
+    assert_close(kernel.noisy_sums(replace(task, features=features)), expected)
 
 
 def test_sum_is_that_of_one_example_at_a_time(kernel: Kernel, definition: ModelDefinition) -> None:
@@ -451,7 +473,7 @@ def test_one_kernel_serves_all_clients_and_is_compiled_once(
     kernel.noisy_sums(make_task(definition, [[0]], clipping_norm=None))
     compiled = dict(vars(kernel)["_compiled"])
     kernel.noisy_sums(make_task(definition, [list(range(33))]))
-    assert {(max_records, is_long) for max_records, _, is_long in compiled} == {(1, False)}
+    assert {key for key in compiled if key[0] == 1 and not any(key[2:])} == {(1, "sgd", False, False)}
     assert vars(kernel)["_compiled"] == compiled
 
 

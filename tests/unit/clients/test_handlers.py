@@ -14,6 +14,7 @@ import pytest
 
 from clients import handlers
 from clients.node import Node
+from clients.records import forget_records
 from fedpipe.errors import BudgetError, FederationError, LedgerError, PrivacyError
 from fedpipe.federation import Reply, Request
 from fedpipe.federation.messages import encode_reply
@@ -24,6 +25,7 @@ from fedpipe.ledger import Ledger
 from fedpipe.ledger.attestation import Attestation, Statement, plan_digest
 from fedpipe.privacy import SeededRandomness
 from fedpipe.provenance import code_digest
+from fedpipe.scratch import Scratch
 from fedpipe.signing import read_key
 
 MakeTerms = Callable[..., RunTerms]
@@ -654,3 +656,25 @@ def test_inputs_that_would_fill_the_memory_are_refused_before_anything_is_built_
 
     assert trained.tasks == []
     assert num_releases(node) == 0
+
+
+@pytest.mark.parametrize("step", ["statistics", "preprocess", "train", "analyze"])
+def test_a_node_whose_records_do_not_fit_in_memory_answers_alike(
+    accepted: Node, make_terms: MakeTerms, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def answer() -> tuple[bool, Reply]:
+        forget_records()
+        is_in_memory = accepted.shard(terms).table.is_in_memory
+        return is_in_memory, handlers.RELEASES[step](accepted, request, terms)
+
+    terms = make_terms()
+    bins = ScoreBins.around(0.5, 8).model_dump(mode="json")
+    values = {"transform": TRANSFORM, "local_step_sizes": {}, "bins": bins}
+    request = Request(run_id="run-1", step=step, values=values, arrays={"weights": np.zeros(2, np.float32)})
+    commitments = accepted.commitments(terms)
+    fits, expected = answer()
+    monkeypatch.setattr(Node, "scratch", Scratch(memory_bytes=0))
+    stored, found = answer()
+    assert (fits, stored) == (True, False)
+    assert encode_reply(found) == encode_reply(expected)
+    assert accepted.commitments(terms) == commitments

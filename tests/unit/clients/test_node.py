@@ -74,7 +74,8 @@ def test_records_are_read_once_and_again_when_their_file_changes(
     node, terms = make_node(), make_terms()
     first = node.shard(terms)
     assert node.shard(terms) is first
-    assert encode(first.labelled_train, _transform()) is encode(first.labelled_train, _transform())
+    records = encode(first.labelled_train, _transform(), node.scratch)
+    assert encode(first.labelled_train, _transform(), node.scratch) is records
     with node.source.open("a") as lines:
         lines.write("r99,50,ulm,y\n")
     assert len(node.shard(terms).labels) == len(first.labels) + 1

@@ -87,7 +87,7 @@ def task_of(
         values={"transform": TRANSFORM, "local_step_sizes": {}, **values},
         arrays={"weights": np.zeros(2, np.float32)},
     )
-    records = encode(node.shard(terms).labelled_train, Transform.model_validate(TRANSFORM))
+    records = encode(node.shard(terms).labelled_train, Transform.model_validate(TRANSFORM), node.scratch)
     return local_task(node, request, terms, records, mechanism)
 
 

@@ -10,15 +10,15 @@ import pytest
 from scipy.sparse import issparse
 
 from fedpipe.data import Transform
+from fedpipe.data.inputs import CHUNK_ROWS, dense_rows, encode_compactly
+from fedpipe.data.table import Table
 from fedpipe.data.transform import (
-    CHUNK_ROWS,
     HashedFeature,
     ImageFeature,
     NumericFeature,
     TextFeature,
     VectorFeature,
     VocabularyFeature,
-    dense_rows,
 )
 
 AGE = NumericFeature(column="age", lower=0, upper=100, center=50, scale=10)
@@ -56,7 +56,7 @@ def test_sparse_inputs_are_the_full_ones(make_frame: Callable[..., pd.DataFrame]
     frame = make_frame(
         age=numbers, town=numbers, firm=numbers, story=[f"{number} pay me" for number in numbers]
     )
-    inputs = transform.encode_compactly(frame)
+    inputs = encode_compactly(transform, Table.of(frame))
     assert issparse(inputs)
     assert inputs.shape == (count, transform.num_features)
     np.testing.assert_array_equal(dense_rows(inputs, slice(None)), transform.encode(frame))
@@ -70,7 +70,7 @@ def test_inputs_that_are_mostly_used_stay_full(
 ) -> None:
     transform = Transform(features=features, missing_tokens=("",))
     frame = make_frame(age=["1"], town=["ulm"], firm=["x"], picture=[""], vector=["1 2"])
-    assert isinstance(transform.encode_compactly(frame), np.ndarray)
+    assert isinstance(encode_compactly(transform, Table.of(frame)), np.ndarray)
 
 
 def test_one_long_text_does_not_cost_every_other_its_length(make_frame: Callable[..., pd.DataFrame]) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fedpipe.data import NumericColumn, PreprocessSettings, Schema, Transform
 from fedpipe.data.profile import feature_counts, fit_transform, profiled_columns
+from fedpipe.data.table import Table
 from fedpipe.data.transform import HashedFeature, NumericFeature, VocabularyFeature
 from fedpipe.encoding.hashing import hash_bucket
 from fedpipe.errors import DataError
@@ -46,7 +47,7 @@ def fit_numbers(
     seed: int = 0,
 ) -> NumericFeature:
     frame = pd.DataFrame({"x": [repr(float(number)) for number in numbers]}, dtype=str)
-    (counts,) = feature_counts(frame, schema, settings)
+    (counts,) = feature_counts(Table.of(frame), schema, settings)
     noise = np.rint(noise_stddev * np.random.default_rng(seed).normal(size=counts.shape)).astype(np.int64)
     return fitted(
         fit_transform([counts + noise], schema, settings, noise_stddev=noise_stddev, num_records=len(numbers))
@@ -65,7 +66,7 @@ def test_counts_by_hand(make_schema: Build, make_frame: FrameBuild) -> None:
         state=["ca", "CA ", "new york", "TX", "", "null", "x", "y", "z"],
         company=["Acme", "ACME", " acme ", "", "nan", "b", "b", "b", "b"],
     )
-    age, state, company = feature_counts(frame, make_schema(), SETTINGS)
+    age, state, company = feature_counts(Table.of(frame), make_schema(), SETTINGS)
     assert age.tolist() == [3, 1, 0, 2, 3]
     assert state.tolist() == [2, 1, 6]
     expected = np.zeros(9, np.int64)
@@ -78,12 +79,12 @@ def test_counts_by_hand(make_schema: Build, make_frame: FrameBuild) -> None:
 def test_column_normalised_by_its_range_is_not_counted(make_schema: Build) -> None:
     schema = numeric_schema(normalize="range")
     assert profiled_columns(schema) == {}
-    assert feature_counts(pd.DataFrame({"x": ["1"]}), schema, SETTINGS) == []
+    assert feature_counts(Table.of(pd.DataFrame({"x": ["1"]})), schema, SETTINGS) == []
     assert list(profiled_columns(make_schema())) == ["age", "state", "company"]
 
 
 def test_no_records_count_nothing(make_schema: Build, make_frame: FrameBuild) -> None:
-    counts = feature_counts(make_frame(age=[], state=[], company=[]), make_schema(), SETTINGS)
+    counts = feature_counts(Table.of(make_frame(age=[], state=[], company=[])), make_schema(), SETTINGS)
     assert [count.tolist() for count in counts] == [[0] * 5, [0] * 3, [0] * 9]
 
 
@@ -91,7 +92,9 @@ def test_nasty_records_fall_into_one_cell_each(
     make_schema: Build, make_frame: FrameBuild, nasty_cells: tuple[str, ...]
 ) -> None:
     for cell in nasty_cells:
-        counts = feature_counts(make_frame(age=[cell], state=[cell], company=[cell]), make_schema(), SETTINGS)
+        counts = feature_counts(
+            Table.of(make_frame(age=[cell], state=[cell], company=[cell])), make_schema(), SETTINGS
+        )
         assert [(count.sum(), count.min(), len(count)) for count in counts] == [
             (1, 0, 5),
             (1, 0, 3),
@@ -104,7 +107,7 @@ def test_any_records_fall_into_one_cell_each(make_schema: Build, make_frame: Fra
 
     @given(st.lists(st.text(), max_size=10))
     def check(cells: list[str]) -> None:
-        counts = feature_counts(make_frame(age=cells, state=cells, company=cells), schema, SETTINGS)
+        counts = feature_counts(Table.of(make_frame(age=cells, state=cells, company=cells)), schema, SETTINGS)
         assert [count.sum() for count in counts] == [len(cells)] * 3
 
     check()
@@ -117,8 +120,8 @@ def test_adding_a_record_adds_one_to_one_cell_of_each_histogram(
     for row in range(0, len(nasty_cells), 7):
         less = whole.drop(index=row).reset_index(drop=True)
         pairs = zip(
-            feature_counts(whole, make_schema(), SETTINGS),
-            feature_counts(less, make_schema(), SETTINGS),
+            feature_counts(Table.of(whole), make_schema(), SETTINGS),
+            feature_counts(Table.of(less), make_schema(), SETTINGS),
             strict=True,
         )
         for counts, others in pairs:
@@ -143,7 +146,7 @@ def test_coarse_bins_do_not_widen_the_deviation() -> None:
 def test_records_without_a_number_do_not_move_the_mean() -> None:
     schema = numeric_schema()
     frame = pd.DataFrame({"x": ["60"] * 50 + [""] * 50}, dtype=str)
-    counts = feature_counts(frame, schema, FINE)
+    counts = feature_counts(Table.of(frame), schema, FINE)
     feature = fitted(fit_transform(counts, schema, FINE, noise_stddev=0, num_records=100))
     assert feature.center == pytest.approx(60, abs=100 / 64)
 
@@ -158,7 +161,7 @@ def test_under_heavy_noise_the_declared_range_decides() -> None:
 
 def test_more_noise_pulls_towards_the_declared_middle() -> None:
     schema = numeric_schema()
-    (counts,) = feature_counts(pd.DataFrame({"x": ["90"] * 1000}, dtype=str), schema, FINE)
+    (counts,) = feature_counts(Table.of(pd.DataFrame({"x": ["90"] * 1000}, dtype=str)), schema, FINE)
     centers = [
         fitted(fit_transform([counts], schema, FINE, noise_stddev=stddev, num_records=1000)).center
         for stddev in (0, 10, 100, 1000, 10_000)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe.data import Schema, Shard, commitment, open_shard
+from fedpipe.data.table import Table
 from fedpipe.errors import DataError
 
 Build = Callable[..., Schema]
@@ -62,7 +63,7 @@ def shard_of(*rows: Record) -> Shard:
 def make_shard(frame: pd.DataFrame, spans: list[str]) -> Shard:
     size = len(frame)
     return Shard(
-        frame=frame,
+        table=Table.of(frame),
         labels=np.zeros(size, np.int64),
         is_eval=np.zeros(size, np.bool_),
         spans=np.array(spans, dtype=np.str_),
@@ -208,7 +209,7 @@ def test_commitment_tells_records_apart(one: list[Record], other: list[Record]) 
 
 def test_commitment_covers_column_names() -> None:
     shard = shard_of(("a", "b"))
-    renamed = replace(shard, frame=shard.frame.set_axis(["c0", "c2"], axis=1))
+    renamed = replace(shard, table=Table.of(shard.frame.set_axis(["c0", "c2"], axis=1)))
     assert commitment(shard, KEY) != commitment(renamed, KEY)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedpipe.data import Schema, Shard
 from fedpipe.data.statistics import HEALTH, column_health, label_counts
+from fedpipe.data.table import Table
 
 FrameBuild = Callable[..., pd.DataFrame]
 
@@ -21,7 +22,7 @@ def make_shard(
     frame: pd.DataFrame, labels: list[int], is_eval: list[bool], spans: list[str] | None = None
 ) -> Shard:
     return Shard(
-        frame=frame,
+        table=Table.of(frame),
         labels=np.array(labels, np.int64),
         is_eval=np.array(is_eval, np.bool_),
         spans=np.array(spans or ["undated"] * len(labels), np.str_),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from fedpipe.data.transform import Inputs
+from fedpipe.data.inputs import Inputs
 from fedpipe.learning.handover import Records, lend
 from fedpipe.learning.local_task import LocalTask
 from fedpipe.memory import ALIGNMENT, align, empty_aligned, is_aligned

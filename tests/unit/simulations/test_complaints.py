@@ -11,8 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fedpipe.config import load_config
+from fedpipe.data.inputs import encode_compactly
 from fedpipe.data.profile import feature_counts, fit_transform
 from fedpipe.data.readers import select_columns
+from fedpipe.data.table import Table
 from fedpipe.encoding.media import split_words
 from fedpipe.encoding.text import normalize_text
 from simulations.complaints import NUM_COMPLAINTS, synthetic_complaints
@@ -77,9 +79,9 @@ def test_a_pooled_model_is_neither_blind_nor_perfect(complaints: pd.DataFrame) -
     config = load_config("complaints")
     schema = config.data_schema
     frame = select_columns(complaints, schema, "complaints")
-    counts = feature_counts(frame, schema, config.preprocess)
+    counts = feature_counts(Table.of(frame), schema, config.preprocess)
     transform = fit_transform(counts, schema, config.preprocess, noise_stddev=0, num_records=len(frame))
-    inputs, labels = transform.encode_compactly(frame), disputed(frame)
+    inputs, labels = encode_compactly(transform, Table.of(frame)), disputed(frame)
     held_out = np.random.default_rng(0).random(len(frame)) < 0.25
     model = LogisticRegression(C=0.1, max_iter=300).fit(inputs[~held_out], labels[~held_out])
     auc = roc_auc_score(labels[held_out], model.decision_function(inputs[held_out]))
