@@ -8,6 +8,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedpipe.errors import PrivacyError
 from fedpipe.privacy import (
@@ -17,8 +18,10 @@ from fedpipe.privacy import (
     SecureRandomness,
     SeededRandomness,
     epsilon,
+    mechanisms,
 )
 from fedpipe.privacy.accounting import renyi_divergence
+from fedpipe.privacy.mechanisms import poisson_batches
 
 SIGMAS = 6.0
 
@@ -192,3 +195,14 @@ def test_float_counts_are_no_counts() -> None:
     mechanism = NoisyHistograms(noise_stddev=1.0, num_histograms=1)
     with pytest.raises(PrivacyError, match="integer"):
         mechanism.release({"a": np.array([0.5])}, SecureRandomness(), num_histograms=1)
+
+
+@pytest.mark.parametrize("acceptance", [None, np.ones(50, np.float32)])
+def test_batches_of_a_large_shard_are_drawn_one_by_one_and_alike(
+    acceptance: NDArray[np.float32] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = poisson_batches(0.3, 6, 50, SeededRandomness(3), acceptance)
+    monkeypatch.setattr(mechanisms, "MAX_COINS", 120)
+    apart = poisson_batches(0.3, 6, 50, SeededRandomness(3), acceptance)
+    assert [rows.tolist() for rows in apart] == [rows.tolist() for rows in together]
+    assert len({tuple(rows.tolist()) for rows in apart}) == 6
