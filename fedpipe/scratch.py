@@ -38,6 +38,8 @@ class Scratch:
           DataError: it cannot be made.
         """
         with self.room_expected():
+            if self.directory is not None:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             return tempfile.TemporaryFile(dir=self.directory)
 
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:

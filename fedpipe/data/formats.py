@@ -25,6 +25,7 @@ from fedpipe.errors import DataError
 
 CHUNK_ROWS = 8192
 CHUNK_SIZE = 1 << 25  # characters or bytes: of wide records, a frame has fewer
+READ_BYTES = 1 << 20  # of each column of a Parquet file at once
 
 Row = TypeVar("Row")
 
@@ -84,7 +85,7 @@ def read_parquet_header(path: Path) -> list[str]:
 
 def read_parquet(path: Path) -> Iterator[pd.DataFrame]:
     """Yields a Parquet file as it is stored: no index, no partitions from the folder's name."""
-    with _parquet_errors(path), pyarrow.parquet.ParquetFile(path, buffer_size=CHUNK_SIZE) as file:
+    with _parquet_errors(path), pyarrow.parquet.ParquetFile(path, buffer_size=READ_BYTES) as file:
         is_empty = True
         for batch in file.iter_batches(_parquet_rows(file.metadata)):
             batch.validate(full=True)

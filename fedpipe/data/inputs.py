@@ -43,15 +43,6 @@ def dense_rows(inputs: Inputs, rows: NDArray[np.integer[Any]] | slice) -> NDArra
     return full
 
 
-def is_read_when_used(inputs: Inputs) -> bool:
-    """Returns whether `inputs` lie in a file."""
-    return isinstance(_values(inputs), np.memmap)
-
-
-def _values(inputs: Inputs) -> NDArray[np.float32]:
-    return inputs.data if isinstance(inputs, csr_matrix) else inputs
-
-
 def _full(transform: Transform, table: Table, scratch: Scratch) -> NDArray[np.float32]:
     inputs = scratch.zeros((len(table), transform.num_features))
     start = 0

@@ -38,7 +38,7 @@ class _FramePart:
         return len(self.frame)
 
     def load(self, columns: list[str]) -> pd.DataFrame:
-        return self.frame if columns == list(self.frame.columns) else self.frame[columns]
+        return _with_columns(self.frame, columns)
 
     def select(self, rows: Rows) -> _Part:
         return _FramePart(self.frame[rows].reset_index(drop=True))
@@ -78,8 +78,9 @@ class _FilePart:
     def load(self, columns: list[str]) -> pd.DataFrame:
         # By position, not by seeking: threads and forked processes share a file's position.
         stored = os.pread(self.file.number, self.length, self.offset)
-        table = pa.ipc.open_stream(pa.py_buffer(stored)).read_all().select(columns)
-        return table.filter(pa.array(self.rows)).to_pandas()
+        table = pa.ipc.open_stream(pa.py_buffer(stored)).read_all()
+        known = table.select([name for name in columns if name in table.column_names])
+        return _with_columns(known.filter(pa.array(self.rows)).to_pandas(), columns)
 
     def select(self, rows: Rows) -> _Part:
         chosen = np.zeros_like(self.rows)
@@ -127,23 +128,26 @@ class Table:
 
 
 class TableWriter:
-    """Makes a table of frames that come one after the other, none of them much larger than a part may be."""
+    """Makes a table of frames that come one after the other, none of them much larger than a part may be.
+
+    Its columns are those of all frames; where a frame lacks one, its cells are empty.
+    """
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
-        self._columns: list[str] = []
+        self._columns: dict[str, None] = {}
         self._frames: list[pd.DataFrame] = []
         self._num_bytes = 0
         self._file: _File | None = None
         self._stored: list[_Part] = []
 
     def add(self, frame: pd.DataFrame) -> None:
-        """Adds records, all under the same columns.
+        """Adds records.
 
         Raises:
           DataError: they do not fit in memory, and not on the disk either.
         """
-        self._columns = list(frame.columns)
+        self._columns |= dict.fromkeys(frame.columns)
         self._frames.append(frame)
         self._num_bytes += int(frame.memory_usage(deep=True).sum())
         if self._file is None and self._num_bytes > self._scratch.memory_bytes:
@@ -155,13 +159,22 @@ class TableWriter:
 
     def table(self) -> Table:
         """Returns what was added."""
-        in_memory = [_FramePart(concatenated(self._frames))] if self._frames else []
-        return Table(self._columns, [*self._stored, *in_memory])
+        names = list(self._columns)
+        frames = [_with_columns(frame, names) for frame in self._frames]
+        in_memory = [_FramePart(concatenated(frames))] if frames else []
+        return Table(names, [*self._stored, *in_memory])
 
 
 def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Returns the rows of one frame or more, all under the same columns."""
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def _with_columns(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    if names == list(frame.columns):
+        return frame
+    absent = {name: "" for name in names if name not in frame.columns}
+    return (frame.assign(**absent) if absent else frame)[names]
 
 
 def _store(frame: pd.DataFrame, file: _File) -> _FilePart:

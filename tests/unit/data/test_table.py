@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.sparse import issparse
 
 from fedpipe.data import PreprocessSettings, Schema, Shard, Transform, commitment, formats, open_shard
-from fedpipe.data.inputs import dense_rows, encode_compactly, is_read_when_used
+from fedpipe.data.inputs import dense_rows, encode_compactly
 from fedpipe.data.profile import feature_counts
 from fedpipe.data.statistics import column_health, label_counts
 from fedpipe.data.table import Table, TableWriter
@@ -66,6 +66,25 @@ def test_a_stored_table_has_no_name(tmp_path: Path) -> None:
     table = written([pd.DataFrame({"a": ["secret"]}, dtype=str)], Scratch(directory=tmp_path, memory_bytes=0))
     assert not table.is_in_memory
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**6])
+def test_a_column_that_only_some_files_have_is_empty_in_the_others(
+    tmp_path: Path, make_schema: Callable[..., Schema], memory_bytes: int
+) -> None:
+    schema = make_schema(client_column="hospital")
+    (tmp_path / "one.csv").write_text("age,state,company,disputed\n1,CA,x,yes\n")
+    (tmp_path / "two.csv").write_text("hospital,age,state,company,disputed\nnorth,2,CA,x,yes\n")
+    shard = open_shard(
+        [tmp_path / "one.csv", tmp_path / "two.csv"],
+        schema,
+        eval_fraction=0.3,
+        split_key=KEY,
+        scratch=Scratch(memory_bytes=memory_bytes),
+    )
+    assert shard.frame["hospital"].tolist() == ["", "north"]
+    assert [len(frame) for frame in shard.table.parts(["hospital"])] == ([1, 1] if not memory_bytes else [2])
+    assert commitment(shard, KEY)
 
 
 def write(path: Path, count: int) -> Path:
@@ -148,8 +167,8 @@ def test_stored_inputs_are_the_same(
     _, whole, pieces = both
     transform = Transform(features=features, missing_tokens=("",))
     inputs = encode_compactly(transform, pieces.table, NOWHERE)
-    assert is_read_when_used(inputs)
     assert issparse(inputs) == (COMPANY in features)
+    assert isinstance(inputs.data if issparse(inputs) else inputs, np.memmap)
     expected = transform.encode(whole.frame)
     rows = np.array([99, 3, 3, 0, 57])
     for chosen in (slice(None), slice(5, 9), rows, rows[:0]):
@@ -181,11 +200,12 @@ def test_a_full_disk_is_one_clear_error(
     if COMPANY not in features:
         with pytest.raises(DataError, match=r"found: No space left on device\. Free some"):
             encode_compactly(transform, Table.of(frame), scratch)
-    absent = Scratch(directory=tmp_path / "absent", memory_bytes=0)
-    with pytest.raises(DataError, match=r"Expected room in .*absent"):
-        encode_compactly(transform, Table.of(frame), absent)
-    with pytest.raises(DataError, match=r"Expected room in .*absent"):
-        written([frame], absent)
+    (tmp_path / "file").touch()
+    nowhere = Scratch(directory=tmp_path / "file" / "scratch", memory_bytes=0)
+    with pytest.raises(DataError, match=r"Expected room in .*scratch"):
+        encode_compactly(transform, Table.of(frame), nowhere)
+    with pytest.raises(DataError, match=r"Expected room in .*scratch"):
+        written([frame], nowhere)
 
 
 def test_wide_records_come_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
