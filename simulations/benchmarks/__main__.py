@@ -18,7 +18,7 @@ from simulations.benchmarks.problems import TITLES
 from simulations.benchmarks.tables import describe_machine, save, to_markdown
 
 # Those that tell memory come first: what this process once took counts as its children's peak.
-PARTS = ("start", "scale", "steps", "round")
+PARTS = ("start", "scale", "steps", "round", "cohort")
 
 
 def main() -> None:
@@ -51,6 +51,10 @@ def _measure(part: str, arguments: argparse.Namespace) -> Any:
         from simulations.benchmarks.federated_round import measure_round
 
         return measure_round(turns=arguments.turns, peers=peers)
+    if part == "cohort":
+        from simulations.benchmarks.cohort import measure_cohort
+
+        return measure_cohort(turns=arguments.turns)
     from simulations.benchmarks.scale import NUM_CLIENTS, measure_scale, measure_start
 
     if part == "start":

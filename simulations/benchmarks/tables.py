@@ -53,6 +53,12 @@ def _round(summary: Summary) -> list[str]:
     return ["", f"**{ROUND_TITLE}**", "", *_rows(summary, {"fedpipe, DP-SGD": "x fedpipe, DP-SGD"})]
 
 
+def _cohort(summary: Summary) -> list[str]:
+    first = next(iter(summary))
+    rows = _rows(summary, {first: f"x {first}"})
+    return ["", "**The same steps of a cohort's clients in several ways**", "", *rows]
+
+
 def _rows(summary: Summary, baselines: dict[str, str]) -> list[str]:
     titles = " | ".join(baselines.values())
     lines = [f"| | ms | first call, s | {titles} |", "|---|---|---|" + "---|" * len(baselines)]
@@ -82,6 +88,7 @@ def _start(rows: list[dict[str, Any]]) -> list[str]:
 _TABLES: dict[str, Callable[[Any], list[str]]] = {
     "steps": _steps,
     "round": _round,
+    "cohort": _cohort,
     "scale": _scale,
     "start": _start,
 }

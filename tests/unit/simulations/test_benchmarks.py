@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fedpipe.config import parse_config
+from simulations.benchmarks import cohort
 from simulations.benchmarks.contestants import define, make_contestants
 from simulations.benchmarks.problems import BATCH, CLIENT_RECORDS, CLIENTS, STEPS, TITLES, clients, records
 from simulations.benchmarks.scale import settings, write_records
@@ -55,6 +56,14 @@ def test_problems_fit_their_models(problem: str) -> None:
 @pytest.mark.parametrize("name", ["plain, batches in a row", "plain, batches drawn", "fedpipe book_keeping"])
 def test_contestants_run(name: str) -> None:
     make_contestants("mlp")[name]()()
+
+
+def test_every_way_through_a_cohort_makes_the_same_sums() -> None:
+    first, *others = [make()() for make in cohort.make_contestants().values()]
+    assert first.shape[0] == cohort.COHORT
+    assert (np.abs(first).max(axis=1) > 0.1).all()
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-4)
 
 
 def test_a_peer_that_does_not_start_is_left_out() -> None:
