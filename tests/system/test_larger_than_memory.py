@@ -123,5 +123,5 @@ def test_a_shard_larger_than_memory_is_the_same_shard(source: Path) -> None:
     print(f"A file of {size / MIB:.0f} MiB took {taken}.")
     assert streamed == in_memory
     assert isinstance(taken["streamed"], int)
-    assert taken["streamed"] < size / 2 < taken["in memory"] / 2
+    assert taken["streamed"] < size < taken["in memory"] / 3
     assert streamed["left"] == [source.name]
