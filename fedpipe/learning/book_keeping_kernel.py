@@ -36,16 +36,19 @@ from fedpipe.learning.rules import (
 )
 from fedpipe.learning.taps import TappedModel, ruled_layers
 from fedpipe.learning.tensorflow_runtime import tf
+from fedpipe.learning.xla import Compile, as_graph
 
 
-def book_keeping_kernel(definition: ModelDefinition) -> CompiledKernel:
+def book_keeping_kernel(definition: ModelDefinition, compiled: Compile = as_graph) -> CompiledKernel:
     """Returns a fast kernel for models of layers with rules, and TensorFlow Privacy's clipping for others."""
-    return CompiledKernel(definition, lambda model: _make_clipped_sum(model, definition))
+    return CompiledKernel(definition, lambda model: _make_clipped_sum(model, definition, compiled))
 
 
-def _make_clipped_sum(model: tf.keras.Model, definition: ModelDefinition) -> MakeClippedSum:
+def _make_clipped_sum(
+    model: tf.keras.Model, definition: ModelDefinition, compiled: Compile
+) -> MakeClippedSum:
     if has_rules(model):
-        by_rules = clipped_sum_by_rules(model)
+        by_rules = clipped_sum_by_rules(model, compiled)
         own = definition.settings.type == "custom"
         if not own or is_right(by_rules(1), model):
             return by_rules
@@ -60,7 +63,7 @@ def has_rules(model: tf.keras.Model) -> bool:
     return bool(model.trainable_variables) and all(v.ref() in covered for v in model.trainable_variables)
 
 
-def clipped_sum_by_rules(model: tf.keras.Model) -> MakeClippedSum:
+def clipped_sum_by_rules(model: tf.keras.Model, compiled: Compile = as_graph) -> MakeClippedSum:
     """Returns the clipped sum of a model that has rules, which is taken over, by records of a unit."""
     tapped = TappedModel(model)
     variables = model.trainable_variables
@@ -77,12 +80,13 @@ def clipped_sum_by_rules(model: tf.keras.Model) -> MakeClippedSum:
             squared = tf.reduce_sum(tf.stack([part.squared_norms() for part in found.values()]), axis=0)
             return clip_and_sum(squared, clipping_norm, lambda clipping: _joined(found, variables, clipping))
 
+        summed = compiled(clipped_sum, max_records)
         if lean and max_records == 1:
-            return clipped_sum
+            return summed
         # What a unit takes of memory is one gradient, if no record's own gradient is formed on the way.
         units = CHUNK if lean else max(CHUNK // max_records, 1)
         size = sum(math.prod(variable.shape) for variable in variables)
-        return in_chunks(clipped_sum, size, size=units * max_records)
+        return in_chunks(summed, size, size=units * max_records)
 
     return make
 

@@ -139,9 +139,10 @@ class TrainingSettings(_Strict):
     round_timeout_seconds: float = Field(
         600.0, gt=0, description="How long to wait for a step's or round's answers, over all tries."
     )
-    kernel: Literal["book_keeping", "tensorflow_privacy"] = Field(
+    kernel: Literal["book_keeping", "book_keeping_xla", "tensorflow_privacy"] = Field(
         "book_keeping",
-        description="Implementation of per-example clipping: book-keeping, fast, or TensorFlow Privacy's.",
+        description="Implementation of per-example clipping: book-keeping, fast; the same compiled by XLA, "
+        "an option for accelerators; or TensorFlow Privacy's.",
     )
 
     @property

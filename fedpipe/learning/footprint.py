@@ -43,7 +43,8 @@ def training_bytes(
     layers = _layers(definition)
     num_parameters = max(num_weights, sum(parameters for parameters, _ in layers))
     vectors = VECTORS + STATES[training.local_optimizer] + local_steps
-    if training.kernel != "book_keeping" or definition.settings.type in ("cnn", "custom") or max_records > 1:
+    of_each = training.kernel == "tensorflow_privacy" or definition.settings.type in ("cnn", "custom")
+    if of_each or max_records > 1:
         vectors += GRADIENTS * CHUNK
     rows = max(ROWS, CHUNK * max_records)
     row = 2 * definition.num_features + ROW_COPIES * sum(outputs for _, outputs in layers)

@@ -40,9 +40,14 @@ def make_kernel(name: str, definition: ModelDefinition) -> Kernel:
         from fedpipe.learning.book_keeping_kernel import book_keeping_kernel
 
         return book_keeping_kernel(definition)
+    if name == "book_keeping_xla":
+        from fedpipe.learning.book_keeping_kernel import book_keeping_kernel
+        from fedpipe.learning.xla import by_xla
+
+        return book_keeping_kernel(definition, by_xla)
     if name == "tensorflow_privacy":
         from fedpipe.learning.tensorflow_privacy_kernel import tensorflow_privacy_kernel
 
         return tensorflow_privacy_kernel(definition)
-    known = ("book_keeping", "tensorflow_privacy")
+    known = ("book_keeping", "book_keeping_xla", "tensorflow_privacy")
     raise ConfigError(f"Expected a known training.kernel, found {name!r}. {nearest(name, known)}")

@@ -39,6 +39,7 @@ def make_contestants(problem: str) -> dict[str, Callable[[], Run]]:
         "plain, batches in a row": lambda: _plain(definition, features, labels, gathered=False),
         "plain, batches drawn": lambda: _plain(definition, features, labels, gathered=True),
         "fedpipe book_keeping": lambda: run_kernel("book_keeping", definition, features, labels),
+        "fedpipe book_keeping_xla": lambda: run_kernel("book_keeping_xla", definition, features, labels),
         "fedpipe tensorflow_privacy": lambda: run_kernel("tensorflow_privacy", definition, features, labels),
         "TensorFlow Privacy, fast clipping": lambda: _fast_clipping(definition, features, labels),
         "TensorFlow Privacy, vectorized optimizer": lambda: _vectorized(definition, features, labels),

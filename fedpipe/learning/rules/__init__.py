@@ -7,6 +7,7 @@ from fedpipe.learning.rules.contributions import (
     is_lean,
     join,
     of_units,
+    without_own_kernels,
 )
 from fedpipe.learning.rules.layers import Call, contributions, has_rule
 
@@ -20,4 +21,5 @@ __all__ = [
     "is_lean",
     "join",
     "of_units",
+    "without_own_kernels",
 ]

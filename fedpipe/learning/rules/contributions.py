@@ -8,11 +8,15 @@ cancel, and a norm that rounding made too small is a bound that does not hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedpipe.learning.tensorflow_runtime import tf
+
+_WITHOUT_OWN_KERNELS = ContextVar("without_own_kernels", default=False)
 
 
 class Clipping:
@@ -214,8 +218,20 @@ def is_lean(part: Contribution) -> bool:
     return isinstance(part, (Outer, Identity))
 
 
+@contextmanager
+def without_own_kernels() -> Iterator[None]:
+    """Leaves out what only TensorFlow's own kernels do fast, and XLA does not know."""
+    token = _WITHOUT_OWN_KERNELS.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_OWN_KERNELS.reset(token)
+
+
 def row_squares(values: tf.Tensor) -> tf.Tensor:
     """Returns the squared length of each row: float32 (n,) for (n, width)."""
+    if _WITHOUT_OWN_KERNELS.get():
+        return tf.reduce_sum(tf.square(values), axis=1)
     # Its kernel squares while it adds: no array of squares goes through memory.
     return tf.square(tf.math.reduce_euclidean_norm(values, axis=1))
 
