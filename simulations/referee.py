@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedpipe.config import Config
 from fedpipe.data import Shard, Transform, open_shard
 from fedpipe.data.inputs import encode_compactly
-from fedpipe.data.table import Table, concatenated
+from fedpipe.data.table import Table, TableWriter
 from fedpipe.files import write_text
 from fedpipe.learning.exact_metrics import exact_metrics
 from fedpipe.reports.summary import SimulationOnly
+from fedpipe.scratch import Scratch
 from simulations.population import SimulatedClient
 
 MAX_BASELINE_RECORDS = 50_000
@@ -49,13 +50,19 @@ def judge(
     The baseline is logistic regression on the same features of all clients' training records
     together, without privacy.
     """
-    shards = [_open(config, client) for client in clients]
-    train, held_out = _pool([s.labelled_train for s in shards]), _pool([s.labelled_eval for s in shards])
+    scratch = Scratch(directory=clients[0].source.parent)
+    pools, total = (_Pool(scratch), _Pool(scratch)), 0
+    for client in clients:  # one at a time: together they may be larger than memory
+        shard = _open(config, client, scratch)
+        total += len(shard.labels)
+        for pool, part in zip(pools, (shard.labelled_train, shard.labelled_eval), strict=True):
+            pool.add(part)
+    train, held_out = (pool.records() for pool in pools)
     return SimulationOnly(
-        exact_metrics=_exact(_served(model_path, transform, held_out.frame), held_out.labels),
-        baseline=_exact(_baseline(transform, train, held_out), held_out.labels),
+        exact_metrics=_exact(_served(model_path, transform, held_out.table), held_out.labels),
+        baseline=_exact(_baseline(transform, train, held_out, scratch), held_out.labels),
         num_examples={
-            "total": sum(len(shard.labels) for shard in shards),
+            "total": total,
             "train": len(train.labels),
             "eval": len(held_out.labels),
         },
@@ -66,42 +73,61 @@ def _exact(scores: NDArray[np.float64] | None, labels: NDArray[np.int64]) -> dic
     return {} if scores is None or not len(labels) else exact_metrics(scores, labels)
 
 
-def _open(config: Config, client: SimulatedClient) -> Shard:
+def _open(config: Config, client: SimulatedClient, scratch: Scratch) -> Shard:
     shard = open_shard(
         client.source,
         config.data_schema,
         eval_fraction=config.eval_fraction,
         split_key=client.key_path.read_bytes(),
+        scratch=scratch,
     )
     return shard.within(config.run_spans)
 
 
-def _pool(shards: Sequence[Shard]) -> Shard:
-    return Shard(
-        table=Table.of(concatenated([shard.frame for shard in shards])),
-        labels=np.concatenate([shard.labels for shard in shards]),
-        is_eval=np.concatenate([shard.is_eval for shard in shards]),
-        spans=np.concatenate([shard.spans for shard in shards]),
-    )
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _Records:
+    """Labelled records as text, and int64 (n,) classes. Its repr shows none."""
+
+    table: Table
+    labels: NDArray[np.int64]
 
 
-def _served(model_path: Path, transform: Transform, frame: pd.DataFrame) -> NDArray[np.float64] | None:
+class _Pool:
+    """Records of one client after the other."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._writer = TableWriter(scratch)
+        self._labels: list[NDArray[np.int64]] = []
+
+    def add(self, shard: Shard) -> None:
+        for frame in shard.table.parts():
+            self._writer.add(frame)
+        self._labels.append(shard.labels)
+
+    def records(self) -> _Records:
+        return _Records(table=self._writer.table(), labels=np.concatenate(self._labels))
+
+
+def _served(model_path: Path, transform: Transform, table: Table) -> NDArray[np.float64] | None:
     from fedpipe.learning.serving import load_signature, predict_frame
 
-    if not len(frame):
+    if not len(table):
         return None
-    return predict_frame(load_signature(model_path), frame, transform.columns)
+    signature = load_signature(model_path)
+    return np.concatenate([predict_frame(signature, f, transform.columns) for f in table.parts()])
 
 
-def _baseline(transform: Transform, train: Shard, held_out: Shard) -> NDArray[np.float64] | None:
+def _baseline(
+    transform: Transform, train: _Records, held_out: _Records, scratch: Scratch
+) -> NDArray[np.float64] | None:
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(train.labels)) < 2 or not len(held_out.labels):
         return None
-    rows = np.random.default_rng(0).permutation(len(train.labels))[:MAX_BASELINE_RECORDS]
-    features = encode_compactly(transform, Table.of(train.frame.iloc[rows]))
+    rows = np.random.default_rng(0).permutation(len(train.labels)) < MAX_BASELINE_RECORDS
+    features = encode_compactly(transform, train.table.select(rows), scratch)
     classes = train.labels[rows]
     model = LogisticRegression(max_iter=1000).fit(features, classes)
     known = np.zeros((len(held_out.labels), max(int(classes.max()), int(held_out.labels.max())) + 1))
-    known[:, model.classes_] = model.predict_proba(encode_compactly(transform, held_out.table))
+    known[:, model.classes_] = model.predict_proba(encode_compactly(transform, held_out.table, scratch))
     return known[:, 1] if known.shape[1] == 2 else known

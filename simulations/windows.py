@@ -5,15 +5,14 @@ A real coordinator observes no dates; see `server.federation.spans.with_spans`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fedpipe.config import MAX_SPANS, Config, SpanSettings
 from fedpipe.data.cells import parse_spans
-from fedpipe.data.readers import Source, read_header, read_raw, select_columns, source_name
+from fedpipe.data.readers import Source, read_header, read_raw_chunks, select_columns, source_name
 from fedpipe.data.schema import Schema, TimeColumn
 from fedpipe.data.spans import UNDATED, newest_spans, nominal_window, spans_between
 from fedpipe.encoding.text import normalize_name
@@ -40,9 +39,9 @@ def resolve_spans(config: Config, files: Sequence[Source]) -> tuple[Config, tupl
     if config.spans.names is not None:
         return config, ()
     tokens = config.data_schema.missing_tokens
-    found = np.concatenate(
-        [parse_spans(table[time.column], time, tokens) for table in _tables(config, files)]
-    )
+    found: Counter[str] = Counter()  # the number of records of every span
+    for frame in _frames(config, files):
+        found.update(parse_spans(frame[time.column], time, tokens).tolist())
     names = _choose(config.spans, _dated(found, time))
     chosen = SpanSettings(last=None, until=None, names=names)
     return config.model_copy(update={"spans": chosen}), tuple(_notes(found, time))
@@ -63,17 +62,18 @@ def _without_time(config: Config) -> Config:
     )
 
 
-def _tables(config: Config, files: Sequence[Source]) -> Iterator[pd.DataFrame]:
-    """Yields the records of each file, or of the built-in data set, as clients will find their columns."""
+def _frames(config: Config, files: Sequence[Source]) -> Iterator[pd.DataFrame]:
+    """Yields the records of the files, or of the built-in data set, as clients will find their columns."""
     schema, source = config.data_schema, str(config.data.source)
     if not files:
         yield select_columns(load_dataset(source, config.data.limit), schema, source)
     for file in files:
-        yield select_columns(read_raw(file), schema, source_name(file))
+        for frame in read_raw_chunks(file):
+            yield select_columns(frame, schema, source_name(file))
 
 
-def _dated(found: NDArray[np.str_], time: TimeColumn) -> list[str]:
-    dated = sorted(set(found.tolist()) - {UNDATED}, key=lambda span: nominal_window(span)[0])
+def _dated(found: Counter[str], time: TimeColumn) -> list[str]:
+    dated = sorted(found.keys() - {UNDATED}, key=lambda span: nominal_window(span)[0])
     if not dated:
         raise DataError(
             f"Expected dates in column {time.column!r}, found none that schema.time.formats "
@@ -96,8 +96,8 @@ def _choose(settings: SpanSettings, dated: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _notes(found: NDArray[np.str_], time: TimeColumn) -> Iterator[str]:
-    share = float(np.mean(found == UNDATED))
+def _notes(found: Counter[str], time: TimeColumn) -> Iterator[str]:
+    share = found[UNDATED] / found.total()
     if share:
         yield (
             f"About {max(share, 0.01):.0%} of the records have no date that schema.time.formats explains "

@@ -75,7 +75,7 @@ def read_table(path: Source, schema: Schema, names: Names = ()) -> pd.DataFrame:
 
 def read_chunks(path: Source, schema: Schema, names: Names = ()) -> Iterator[pd.DataFrame]:
     """Yields what `read_table` returns, some records at a time: one frame at least, if an empty one."""
-    for frame in _read_raw_chunks(path):
+    for frame in read_raw_chunks(path):
         yield embed_columns(select_columns(_renamed(frame, names), schema, source_name(path)), schema)
 
 
@@ -113,10 +113,11 @@ def source_name(source: Source) -> str:
 
 def read_raw(path: Source) -> pd.DataFrame:
     """Returns all cells of `path` as text, under the names that the file gives."""
-    return concatenated(list(_read_raw_chunks(path)))
+    return concatenated(list(read_raw_chunks(path)))
 
 
-def _read_raw_chunks(path: Source) -> Iterator[pd.DataFrame]:
+def read_raw_chunks(path: Source) -> Iterator[pd.DataFrame]:
+    """Yields what `read_raw` returns, some records at a time: one frame at least, if an empty one."""
     if isinstance(path, str):
         yield from read_query(path)
         return

@@ -15,6 +15,7 @@ from typing import IO, Protocol
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from fedpipe.scratch import Scratch
@@ -121,6 +122,13 @@ class Table:
         ends = np.cumsum([len(part) for part in self._parts])[:-1]
         chosen = np.split(rows, ends) if self._parts else []
         return Table(self.columns, [part.select(own) for part, own in zip(self._parts, chosen, strict=True)])
+
+    def write_parquet(self, stream: IO[bytes]) -> None:
+        """Writes all records as a Parquet file, part by part."""
+        schema = pa.schema([(name, pa.string()) for name in self.columns])
+        with pyarrow.parquet.ParquetWriter(stream, schema) as writer:
+            for frame in self.parts():
+                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
 
     def to_frame(self) -> pd.DataFrame:
         """Returns all records, in memory."""

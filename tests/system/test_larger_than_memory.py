@@ -68,6 +68,38 @@ print(json.dumps({
     "left": sorted(each.name for each in source.parent.iterdir()),
 }))
 """
+# Dividing one table among simulated clients, likewise.
+DIVIDE = """
+import json, sys, threading, time
+from functools import partial
+from pathlib import Path
+from fedpipe.config import load_config
+from simulations import division, population
+
+def taken():
+    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in each]
+    return int(line.split()[1]) << 10
+
+def watch():
+    while True:
+        seen.append(taken())
+        time.sleep(0.005)
+
+source, memory = Path(sys.argv[1]), int(sys.argv[2])
+base = load_config("breast_cancer")
+schema = type(base.data_schema).model_validate_json(sys.argv[3])
+settings = base.federation.model_copy(update={"partition": "iid", "num_clients": 50})
+config = base.model_copy(update={"data_schema": schema, "federation": settings})
+population.Scratch = partial(population.Scratch, memory_bytes=memory)
+division.BYTES_AT_ONCE = memory
+seen, begin = [], taken()
+threading.Thread(target=watch, daemon=True).start()
+made = population.make_population(config, [source], directory=source.parent / str(memory), seed=0)
+print(json.dumps({
+    "bytes": max(seen) - begin,
+    "files": [client.source.name for client in made.clients],
+}))
+"""
 SCHEMA = {
     "label": {"name": "disputed", "classes": {"no": [], "yes": []}},
     "key": "record_id",
@@ -107,8 +139,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(source: Path, memory: int) -> dict[str, object]:
-    command = [sys.executable, "-c", CHILD, str(source), str(memory), json.dumps(SCHEMA)]
+def run(source: Path, memory: int, child: str = CHILD) -> dict[str, object]:
+    command = [sys.executable, "-c", child, str(source), str(memory), json.dumps(SCHEMA)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -125,3 +157,20 @@ def test_a_shard_larger_than_memory_is_the_same_shard(source: Path) -> None:
     assert isinstance(taken["streamed"], int)
     assert taken["streamed"] < size < taken["in memory"] / 3
     assert streamed["left"] == [source.name]
+
+
+def test_a_table_larger_than_memory_is_divided_alike(source: Path) -> None:
+    size = source.stat().st_size
+    memory = {"in memory": 1 << 40, "streamed": 16 * MIB}
+    found = {how: run(source, limit, DIVIDE) for how, limit in memory.items()}
+    taken = {how: each.pop("bytes") for how, each in found.items()}
+    print(f"To divide a file of {size / MIB:.0f} MiB took {taken}.")
+    assert found["streamed"] == found["in memory"]
+    names = found["streamed"]["files"]
+    assert isinstance(names, list)
+    assert len(names) == 50
+    for name in names:
+        one, other = (pd.read_parquet(source.parent / str(limit) / name) for limit in memory.values())
+        pd.testing.assert_frame_equal(one, other)
+    assert isinstance(taken["streamed"], int)
+    assert taken["streamed"] < size < taken["in memory"] / 2

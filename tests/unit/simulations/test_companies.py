@@ -9,7 +9,7 @@ import pytest
 
 from fedpipe.data.readers import read_raw
 from fedpipe.encoding.text import normalize_name
-from simulations.population import canonical_company
+from simulations.division import canonical_company
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "complaints"
 SAME = [

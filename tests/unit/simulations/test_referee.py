@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from fedpipe.config import Config
 from fedpipe.data import Transform
+from fedpipe.data.table import Table
 from simulations import referee
 from simulations.population import make_population
 from simulations.referee import judge
@@ -38,8 +38,8 @@ TRANSFORM = Transform.model_validate(
 def by_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deployed model: the older, the more ill."""
 
-    def served(model_path: Path, transform: Transform, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
-        return frame["age"].astype(float).to_numpy() / 100
+    def served(model_path: Path, transform: Transform, table: Table) -> np.ndarray[Any, Any]:
+        return table.to_frame()["age"].astype(float).to_numpy() / 100
 
     monkeypatch.setattr(referee, "_served", served)
 
