@@ -20,7 +20,7 @@ parties: $(INSTALLED)  ## create the environment of encrypted prediction's parti
 	@$(BIN)/fedpipe encrypted install || echo "Tests of encrypted prediction with real parties are left out" >&2
 
 test: parties  ## run all tests and doctests; ARGS='-m "not slow"' leaves out whole runs
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED)  ## check style, types and the direction of imports
 	@$(BIN)/ruff check
